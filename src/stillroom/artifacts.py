@@ -1,0 +1,114 @@
+"""Files that stages read and write: whole or not at all, and the same bytes for the same content.
+
+A writer works under a temporary name beside its target; the target appears by a rename once everything is on
+disk. JSON is canonical: keys in the order in which the writer gives them, UTF-8, no spaces to argue about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from stillroom.errors import InputError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open `path` for writing bytes; it gets its final name only if the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it replaces `path` only if the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
+    """Write one JSON value a line and return how many; dataclasses are written field by field."""
+    count = 0
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) and skip blank lines.
+
+    Raises InputError, naming the line, where the file is absent or a line is not a JSON object.
+    """
+    with open_input(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.isspace():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise InputError(f"not valid JSON ({error})", where=f"{path}:{number}") from None
+            if not isinstance(row, dict):
+                raise InputError("a JSON object was expected", where=f"{path}:{number}")
+            yield number, row
+
+
+def open_input(path: Path) -> IO[bytes]:
+    """Open a file that must exist."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document, indented, for people and for `dvc metrics`."""
+    with atomic_write(path) as file:
+        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document. Raises InputError where it is absent or malformed."""
+    with open_input(path) as file:
+        try:
+            return orjson.loads(file.read())
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"not valid JSON ({error})", where=str(path)) from None
+
+
+def sha256(value: bytes | str | Path) -> str:
+    """Hex SHA-256 of bytes, of a text's UTF-8, or of a file's content (streamed)."""
+    if isinstance(value, Path):
+        with open_input(value) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """One spelling for one value: sorted keys, UTF-8, no whitespace. The form that keys are hashed from."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

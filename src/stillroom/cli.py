@@ -1,0 +1,131 @@
+"""The command line: one command per stage, and the commands around them.
+
+    stillroom --help
+    stillroom extract
+    stillroom evaluate tuned booksum
+
+Nothing heavy is imported before a command runs: `stillroom --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+from stillroom.errors import StillroomError
+
+app = typer.Typer(
+    name="stillroom",
+    help="From raw conversations and documents to a long-context chat model and a benchmark report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def run_stage(name: str, *items: str) -> None:
+    """Run one stage with its block of params.yaml."""
+    from stillroom import params
+
+    stage = importlib.import_module(f"stillroom.stages.{name}")
+    stage.run(stage.Paths(*items), params.load(name, stage.Params))
+
+
+@app.command()
+def fetch() -> None:
+    """Sources (local files, URLs, hub data sets) into data/raw."""
+    run_stage("fetch")
+
+
+@app.command()
+def models() -> None:
+    """Base student and teacher: from the hub, a folder, or (tiny) built here."""
+    run_stage("models")
+
+
+@app.command()
+def extract() -> None:
+    """Raw conversations into cleaned human turns."""
+    run_stage("extract")
+
+
+@app.command()
+def distill() -> None:
+    """The teacher's answers, turn by turn, through the response cache."""
+    run_stage("distill")
+
+
+@app.command()
+def booksum() -> None:
+    """Book chapters into summary instructions."""
+    run_stage("booksum")
+
+
+@app.command()
+def mqa() -> None:
+    """Questions over many documents, with one that holds the answer."""
+    run_stage("mqa")
+
+
+@app.command()
+def raft() -> None:
+    """A document folder into questions, distractors and quoted answers."""
+    run_stage("raft")
+
+
+@app.command()
+def mix() -> None:
+    """Sources by weight into one mixture."""
+    run_stage("mix")
+
+
+@app.command()
+def pack() -> None:
+    """The mixture into packed rows of token ids."""
+    run_stage("pack")
+
+
+@app.command()
+def train() -> None:
+    """The base model on the packed rows."""
+    run_stage("train")
+
+
+@app.command()
+def convert() -> None:
+    """The checkpoint into a Hugging Face folder."""
+    run_stage("convert")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a folder under models/: base, tuned, …")],
+    benchmark: Annotated[str, typer.Argument(help="pg19, booksum, mqa, raft")],
+) -> None:
+    """One model on one benchmark."""
+    run_stage("evaluate", model, benchmark)
+
+
+@app.command()
+def report() -> None:
+    """Metrics and samples into one offline page."""
+    run_stage("report")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message and exit code 1, Ctrl-C is 130."""
+    try:
+        app()
+    except StillroomError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, run again to go on", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            sys.exit(f"error: {error.filename or 'disk'}: no space left\n  Free some space and run again.")
+        raise

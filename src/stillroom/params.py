@@ -1,0 +1,158 @@
+"""params.yaml ──▶ one validated, frozen block per stage.
+
+A stage declares its block as a subclass of `Block`; every field is `name: type = default` with a docstring,
+from which the YAML comments, the JSON Schema and the reference are made. Keys that several stages share stand
+under `common:`; a stage names those that it reads in `common_keys`, and dvc.yaml lists the same ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stillroom.errors import ParamsError
+
+PARAMS = Path("params.yaml")
+
+
+class Settings(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Block(Settings):
+    """A stage's block of params.yaml, plus the `common` keys that the stage reads."""
+
+    common_keys: ClassVar[tuple[str, ...]] = ()
+
+
+class Sampling(Settings):
+    """How an answer is drawn from a model."""
+
+    max_tokens: int = 1024
+    """most tokens of one answer"""
+    temperature: float = 0.7
+    """0 is greedy"""
+    top_p: float = 0.7
+    """nucleus: smallest set of tokens with this probability"""
+    top_k: int | None = 50
+    """only the k likeliest tokens; null for endpoints that do not know top_k"""
+    repetition_penalty: float | None = 1.0
+    """1 is none; null for endpoints that do not know it"""
+    stop: list[str] = []
+    """texts that end an answer"""
+
+
+class Teacher(Settings):
+    """The model that is asked, behind an OpenAI-compatible API."""
+
+    model: str = "embedded"
+    """name sent to the endpoint; `embedded` serves models/teacher on loopback while the stage runs"""
+    base_url: str | None = None
+    """the endpoint, e.g. http://localhost:8000/v1; null only for the embedded teacher"""
+    api_key_env: str = "OPENAI_API_KEY"
+    """environment variable that holds the key; the key itself is never written anywhere"""
+    api: Literal["chat", "completions"] = "chat"
+    """chat sends messages; completions sends the text of common.chat_format"""
+    max_in_flight: int = 64
+    """most requests at a time"""
+    timeout: float = 600.0
+    """seconds before a request is given up; the vendor may bill it all the same"""
+    max_attempts: int = 8
+    """tries of one request (429, 5xx, resets, timeouts) before the stage stops"""
+
+
+class Common(Settings):
+    """Keys that several stages read."""
+
+    seed: int = 42
+    """the seed of everything that draws"""
+    chat_format: str = "inst"
+    """inst | llama-2 | llama-3 | chatml | tokenizer: see `stillroom.chat_format`"""
+    context_length: int = 32768
+    """tokens of a packed row, and the most that any example may take"""
+    teacher: Teacher = Teacher()
+
+
+B = TypeVar("B", bound=Settings)
+
+
+def load(stage: str, block: type[B], path: Path = PARAMS) -> B:
+    """The stage's block of the params file, validated, with its `common` keys merged in."""
+    document = read(path)
+    common = validate(Common, document.get("common") or {}, path, ("common",))
+    keys = block.common_keys if issubclass(block, Block) else ()
+    merged = {**{key: getattr(common, key) for key in keys}, **(document.get(stage) or {})}
+    return validate(block, merged, path, (stage,))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The params file as a mapping. Raises ParamsError where it is absent or not YAML."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(
+            "no such file", where=str(path), hint="run from the checkout, or: stillroom recipe use tiny"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"not valid YAML: {error}", where=str(path)) from None
+    if not isinstance(document, dict):
+        raise ParamsError("a mapping of blocks was expected", where=str(path))
+    return document
+
+
+def validate(model: type[B], value: Any, path: Path, at: tuple[str | int, ...]) -> B:
+    """Build `model` from plain values. Raises ParamsError naming file, line, key and the nearest known key."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as failure:
+        error = failure.errors()[0]
+    location = (*at, *error["loc"])
+    where = f"{path}:{line_of(path, location)}: {'.'.join(str(part) for part in location)}"
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(model, error["loc"][:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+        raise ParamsError("unknown key", where=where, hint=hint) from None
+    raise ParamsError(f"{error['msg'].lower()} (got {error['input']!r})", where=where) from None
+
+
+def line_of(path: Path, location: tuple[str | int, ...]) -> int:
+    """The line (from 1) of the deepest part of `location` that the YAML file spells out."""
+    node = yaml.compose(path.read_text(encoding="utf-8")) if path.exists() else None
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if p[0].value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _keys_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The field names of the settings group that `location` leads to."""
+    for part in location:
+        found = model.model_fields.get(str(part))
+        nested = [a for a in _annotations(found.annotation) if _is_model(a)] if found else []
+        if nested:
+            model = nested[0]
+    return [name for name in model.model_fields if name not in getattr(model, "common_keys", ())]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _annotations(annotation: Any) -> list[Any]:
+    """A type and everything in its brackets, flattened."""
+    inner = getattr(annotation, "__args__", ())
+    return [annotation, *(a for argument in inner for a in _annotations(argument))]
