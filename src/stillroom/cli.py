@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from stillroom.commands import recipe
 from stillroom.errors import StillroomError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(recipe.app, name="recipe")
 
 
 def run_stage(name: str, *items: str) -> None:
