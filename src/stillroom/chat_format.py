@@ -221,7 +221,11 @@ def get(name: str) -> ChatFormat:
 
 
 def encode(
-    chat: ChatFormat, tokenizer: Tokenizer, conversations: Iterable[Sequence[Message]], *, prompt: bool = False
+    chat: ChatFormat,
+    tokenizer: Tokenizer,
+    conversations: Iterable[Sequence[Message]],
+    *,
+    prompt: bool = False,
 ) -> list[Encoded]:
     """Token ids and loss mask of many conversations, tokenised in one batch.
 
@@ -229,7 +233,9 @@ def encode(
     its prompt, so that the prompt's ids are those that a server computes.
     """
     rows = [chat.pieces(messages, prompt=prompt) for messages in conversations]
-    controls = {text: _control_id(tokenizer, text) for text in {p.text for row in rows for p in row if p.control}}
+    controls = {
+        text: _control_id(tokenizer, text) for text in {p.text for row in rows for p in row if p.control}
+    }
     texts = encode_texts(tokenizer, [p.text for row in rows for p in row if not p.control])
     encodings = iter(texts)
     encoded = []

@@ -86,9 +86,16 @@ def load(stage: str, block: type[B], path: Path = PARAMS) -> B:
     """The stage's block of the params file, validated, with its `common` keys merged in."""
     document = read(path)
     common = validate(Common, document.get("common") or {}, path, ("common",))
-    keys = block.common_keys if issubclass(block, Block) else ()
-    merged = {**{key: getattr(common, key) for key in keys}, **(document.get(stage) or {})}
-    return validate(block, merged, path, (stage,))
+    own = document.get(stage) or {}
+    if not isinstance(own, dict):
+        return validate(block, own, path, (stage,))
+    shared = {key: getattr(common, key) for key in getattr(block, "common_keys", ())}
+    for key in shared.keys() & own.keys():
+        where = f"{path}:{line_of(path, (stage, key))}: {stage}.{key}"
+        raise ParamsError(
+            "one value for all stages", where=where, hint=f"set it under `common:` as common.{key}"
+        )
+    return validate(block, {**shared, **own}, path, (stage,))
 
 
 def read(path: Path) -> dict[str, Any]:

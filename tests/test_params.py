@@ -1,0 +1,86 @@
+from typing import ClassVar
+
+import pytest
+
+from stillroom import params
+from stillroom.errors import ParamsError
+
+
+class Inner(params.Settings):
+    learning_rate: float = 1e-3
+    """step size"""
+
+
+class Example(params.Block):
+    common_keys: ClassVar = ("seed",)
+    seed: int
+    steps: int = 10
+    """how many"""
+    optimizer: Inner = Inner()
+    """nested"""
+    several: list[Inner] = []
+    """a list of groups"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text):
+        path = tmp_path / "params.yaml"
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def load(path):
+    return params.load("example", Example, path)
+
+
+def test_common_keys_are_merged_and_defaults_filled(write):
+    block = load(write("common: {seed: 7}\nexample: {steps: 3}\n"))
+    assert (block.seed, block.steps, block.optimizer.learning_rate) == (7, 3, 1e-3)
+
+
+def test_an_absent_block_is_all_defaults(write):
+    assert load(write("common: {}\n")).steps == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        ("example:\n  stepz: 3\n", ":2: example.stepz", "did you mean `steps`"),
+        (
+            "example:\n  optimizer:\n    learning_rat: 3\n",
+            ":3: example.optimizer.learning_rat",
+            "`learning_rate`",
+        ),
+        (
+            "example:\n  several:\n  - learning_rat: 3\n",
+            ":3: example.several.0.learning_rat",
+            "`learning_rate`",
+        ),
+        ("example:\n  qqq: 3\n", ":2: example.qqq", "known keys: steps, optimizer, several"),
+        ("example:\n  steps: many\n", ":2: example.steps", "'many'"),
+        ("example:\n  seed: 1\n", ":2: example.seed", "common.seed"),
+        ("common:\n  sead: 1\n", ":2: common.sead", "`seed`"),
+        ("example: [1]\n", ":1: example", "dictionary"),
+        ("a: [\n", "", "not valid YAML"),
+        ("- 1\n", "", "mapping"),
+    ],
+)
+def test_a_mistake_is_named_with_line_and_nearest_key(write, text, where, message):
+    path = write(text)
+    with pytest.raises(ParamsError) as raised:
+        load(path)
+    assert str(raised.value).startswith(f"{path}{where}")
+    assert message in str(raised.value)
+
+
+def test_no_params_file_says_what_to_do(tmp_path):
+    with pytest.raises(ParamsError, match="stillroom recipe use tiny"):
+        load(tmp_path / "params.yaml")
+
+
+def test_a_block_is_frozen(write):
+    with pytest.raises(ValueError, match="frozen"):
+        load(write("example: {}\n")).steps = 5
