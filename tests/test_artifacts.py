@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -20,9 +19,14 @@ JSON = st.recursive(
 def test_atomic_write_leaves_the_old_file_when_the_block_fails(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text("old")
-    with pytest.raises(ValueError, match="stop"), artifacts.atomic_write(path) as file:
-        file.write(b"half")
-        raise ValueError("stop")
+
+    def half() -> None:
+        with artifacts.atomic_write(path) as file:
+            file.write(b"half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        half()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
 
@@ -30,7 +34,8 @@ def test_atomic_write_leaves_the_old_file_when_the_block_fails(tmp_path):
 def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from stillroom.artifacts import *\n"
-        f"with atomic_directory(Path({str(tmp_path / 'folder')!r})) as d, atomic_write(Path({str(tmp_path / 'file')!r})) as f:\n"
+        f"here = Path({str(tmp_path)!r})\n"
+        "with atomic_directory(here / 'folder') as d, atomic_write(here / 'file') as f:\n"
         "    (d / 'a').write_text('x'); f.write(b'x' * 100_000); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)
@@ -46,7 +51,7 @@ def test_atomic_directory_replaces_a_whole_folder(tmp_path):
     for name in ("first", "second"):
         with artifacts.atomic_directory(target) as folder:
             (folder / name).write_text(name)
-    assert os.listdir(target) == ["second"]
+    assert [p.name for p in target.iterdir()] == ["second"]
 
 
 @given(st.lists(st.dictionaries(st.text(), JSON)))

@@ -114,7 +114,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def validate(model: type[B], value: Any, path: Path, at: tuple[str | int, ...]) -> B:
-    """Build `model` from plain values. Raises ParamsError naming file, line, key and the nearest known key."""
+    """Build `model` from plain values. Raises ParamsError naming file, line, key and nearest known key."""
     try:
         return model.model_validate(value)
     except ValidationError as failure:

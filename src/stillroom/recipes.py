@@ -3,8 +3,8 @@
 recipes/NAME.yaml ──▶ `stillroom recipe use NAME` ──▶ params.yaml
 
 The schema of a params file is `common:` plus one block per stage, each declared by its stage module. A recipe
-spells out every key, each with the comment that its field's docstring gives: `stillroom recipe complete` writes
-a file that way.
+spells out every key, each with the comment that its field's docstring gives: `stillroom recipe complete`
+writes a file that way.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def names() -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """The file of a recipe: by name, or any params file by its path. Raises ParamsError with the known names."""
+    """A recipe's file by name, or any params file by path. Raises ParamsError with the known names."""
     for path in (RECIPES / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,7 +66,7 @@ def write_conversations(path: Path, conversations: Iterable[Conversation]) -> in
     Raises InputError on a duplicate id: an id names one record in every stage.
     """
     rows = sorted(conversations, key=lambda c: c.id)
-    for first, second in zip(rows, rows[1:], strict=False):
+    for first, second in pairwise(rows):
         if first.id == second.id:
             raise InputError(f"two records have the id {first.id!r}", where=str(path))
     return write_jsonl(path, rows)
