@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from stillroom.errors import InputError
 
@@ -52,14 +53,14 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def chunk(text: str, size: int, overlap: int) -> list[str]:
-    """Split a text into passages of at most `size` characters, up to `overlap` of them from the passage before.
+    """Split a text into passages of at most `size` characters, up to `overlap` of them from the one before.
 
-    Cuts at structure: blank lines first, then lines, sentences, words; the overlap begins at a word. No passage
-    is empty.
+    Cuts at structure: blank lines first, then lines, sentences, words; the overlap begins at a word. No
+    passage is empty.
     """
     from semchunk.semchunk import chunk as split
 
-    _, spans = split(text, size - overlap, len, offsets=True)
+    spans = cast(list[tuple[int, int]], split(text, size - overlap, len, offsets=True)[1])
     passages = [text[_back(text, start, overlap) : end].strip() for start, end in spans]
     return [passage for passage in passages if passage]
 
