@@ -1,0 +1,1 @@
+"""Answers of a local model: batched generation, for the embedded teacher, `stillroom serve` and benchmarks."""

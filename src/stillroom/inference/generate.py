@@ -1,0 +1,235 @@
+"""Token ids of prompts ──▶ answers of any Hugging Face causal model, in batches with a KV cache.
+
+    generator = Generator(Path("models/tuned"))
+    [answer] = generator.generate([ids], Sampling(temperature=0), end=generator.tokenizer.eos_token_id)
+
+Rows are sorted by length and batched under a budget of cache positions, padded on the left; a row leaves
+its batch as soon as it is finished. What a row becomes depends on its prompt, its sampling settings and its seed,
+not on the rows beside it: in float64 to the token; in lower precision, the order of sums depends on the shape of
+the batch, and two tokens within a rounding error of each other may swap.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from stillroom.errors import ModelError
+from stillroom.inference.sampling import next_tokens
+from stillroom.params import Sampling
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer.
+
+    ids: its tokens without the end token; where a stop text ended it, up to the token that completed it.
+    text: the decoded answer, without control tokens and cut before the stop text.
+    finish_reason: `length` where max_tokens or the model's last position came first.
+    """
+
+    ids: list[int]
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+
+
+@dataclass(eq=False)
+class Row:
+    """An answer in the making. Setting `finish_reason` from outside takes the row out of its batch."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    end: frozenset[int]
+    random: Random
+    limit: int
+    """most tokens that it may get"""
+    ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def positions(self) -> int:
+        """Places that it may take in the cache."""
+        return len(self.prompt) + self.limit
+
+
+class Generator:
+    """A causal model with its tokenizer, ready to answer; `positions` is the longest sequence it takes."""
+
+    def __init__(self, folder: Path, *, dtype: str = "auto", device: str | None = None) -> None:
+        """Load a Hugging Face folder; no network is used.
+
+        dtype: a torch type's name, or `auto` for that of the weights.  device: default a GPU if there is one.
+        Raises ModelError where the folder holds no causal model or no tokenizer.
+        """
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"no causal model that can be loaded: {error}", where=str(folder)) from error
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device).eval()
+        text_config = model.config.get_text_config(decoder=True)
+        self.positions: int = getattr(text_config, "max_position_embeddings", None) or sys.maxsize
+        self._accepted = set(inspect.signature(model.forward).parameters)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        *,
+        end: int | Sequence[int] | None,
+        seeds: Sequence[int] | None = None,
+        batch_tokens: int = 16384,
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """Answer every prompt (its token ids), in the order given.
+
+        sampling: one for all rows or one each.  end: the token or tokens that end an answer.
+        seeds: one per row; without them every row draws from seed 0.
+        batch_tokens: most cache positions (padded prompt + max_tokens) of a batch; a longer row goes alone.
+        on_done: called with the number of rows just finished.
+        Raises ModelError where a prompt is empty or leaves no room for an answer.
+        """
+        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
+        chosen = seeds if seeds is not None else [0] * len(prompts)
+        rows = [self.row(p, s, end, seed) for p, s, seed in zip(prompts, each, chosen, strict=True)]
+        for batch in batches(rows, batch_tokens):
+            for stepped in self.steps(batch):
+                done = sum(row.finish_reason is not None for row in stepped)
+                if on_done and done:
+                    on_done(done)
+        return [self.completion(row) for row in rows]
+
+    def row(
+        self, prompt: Sequence[int], sampling: Sampling, end: int | Sequence[int] | None, seed: int
+    ) -> Row:
+        """A row that has not started. Raises ModelError where the prompt is empty or too long."""
+        room = self.positions - len(prompt)
+        if not prompt or room < 1:
+            raise ModelError(
+                f"a prompt of {len(prompt):,} tokens; the model takes from 1 to {self.positions - 1:,}",
+                where=self.model.config.name_or_path,
+            )
+        ends = [] if end is None else [end] if isinstance(end, int) else end
+        return Row(prompt, sampling, frozenset(ends), Random(seed), min(sampling.max_tokens, room))
+
+    def completion(self, row: Row) -> Completion:
+        """What a finished row became."""
+        return Completion(row.ids, self.text(row), row.finish_reason or "length", len(row.prompt))
+
+    def text(self, row: Row) -> str:
+        """The row's answer so far, cut before the first stop text."""
+        text = self._decode(row.ids)
+        return text[: min((at for stop in row.sampling.stop if (at := text.find(stop)) >= 0), default=None)]
+
+    @torch.inference_mode()
+    def steps(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Run one batch to its end; after each step, yield the rows that got a token in it."""
+        active = [row for row in rows if row.limit > 0 and row.finish_reason is None]
+        for row in rows:
+            if row.limit <= 0:
+                row.finish_reason = "length"
+        if not active:
+            return
+        cache = DynamicCache(config=self.model.config)
+        ids, mask = self._padded(active)
+        seen = self._seen(active)
+        while active:
+            logits = self._forward(ids, mask, cache)
+            tokens = next_tokens(
+                logits, [r.sampling for r in active], seen, [r.random.random() for r in active]
+            )
+            self._accept(active, tokens.tolist())
+            yield active
+            keep = [i for i, row in enumerate(active) if row.finish_reason is None]
+            if len(keep) < len(active):
+                picked = torch.tensor(keep, device=self.device, dtype=torch.int64)
+                cache.batch_select_indices(picked)
+                active, tokens, mask = [active[i] for i in keep], tokens[picked], mask[picked]
+                seen = None if seen is None else seen[picked]
+            ids = tokens[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+            if seen is not None:
+                seen.scatter_(1, ids, True)
+
+    def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits [rows, vocabulary] of the last position; `ids` are the columns that the cache lacks."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        # Without padding no mask is passed: a long prompt then needs no [length, length] matrix.
+        given = {
+            "attention_mask": None if bool(mask.all()) else mask,
+            "position_ids": positions,
+            "logits_to_keep": 1,
+        }
+        known = {name: value for name, value in given.items() if name in self._accepted}
+        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **known).logits
+        return logits[:, -1]
+
+    def _padded(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Prompts padded on the left, and the mask of what is no padding; both int64 [rows, longest]."""
+        width = max(len(row.prompt) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row.prompt) :] = torch.tensor(row.prompt)
+            mask[i, width - len(row.prompt) :] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def _seen(self, rows: Sequence[Row]) -> Tensor | None:
+        """The prompts' tokens as bool [rows, vocabulary], where some row has a repetition penalty."""
+        if all((row.sampling.repetition_penalty or 1.0) == 1.0 for row in rows):
+            return None
+        width = self.model.get_output_embeddings().weight.shape[0]
+        seen = torch.zeros(len(rows), width, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            seen[i, torch.tensor(row.prompt)] = True
+        return seen.to(self.device)
+
+    def _accept(self, rows: Sequence[Row], tokens: Sequence[int]) -> None:
+        """Give each row its token, and say which rows that finishes."""
+        for row, token in zip(rows, tokens, strict=True):
+            if token in row.end:
+                row.finish_reason = "stop"
+                continue
+            row.ids.append(token)
+            if row.sampling.stop and self._stops(row):
+                row.finish_reason = "stop"
+            elif len(row.ids) >= row.limit:
+                row.finish_reason = "length"
+
+    def _stops(self, row: Row) -> bool:
+        """Whether a stop text ends in the newest token."""
+        # A token has a byte at least, so that a short tail holds the whole stop text.
+        longest = max(len(stop.encode()) for stop in row.sampling.stop)
+        tail = self._decode(row.ids[-longest - 1 :])
+        return any(stop in tail for stop in row.sampling.stop)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
+    """Rows by length, the longest first, in batches of at most `batch_tokens` padded cache positions."""
+    batch: list[Row] = []
+    width = answer = 0
+    for row in sorted(rows, key=lambda r: (-len(r.prompt), -r.limit)):
+        width, answer = max(width, len(row.prompt)), max(answer, row.limit)
+        if batch and (width + answer) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch, width, answer = [], len(row.prompt), row.limit
+        batch.append(row)
+    if batch:
+        yield batch
