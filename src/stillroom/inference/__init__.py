@@ -1,1 +1,2 @@
-"""Answers of a local model: batched generation, for the embedded teacher, `stillroom serve` and benchmarks."""
+"""Answers of a local model, in batches: for the embedded teacher, `stillroom serve` and the benchmarks."""
+benchmarks."""

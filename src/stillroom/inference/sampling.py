@@ -1,8 +1,8 @@
 """Logits of a batch ──▶ one token per row, each row by its own sampling settings.
 
 The order is that of `transformers.generate` and vLLM: repetition penalty, temperature, top-k, top-p, draw. A
-row's draw is one uniform number that the caller supplies, looked up in the cumulative distribution, so that it
-depends on the row's own generator and on nothing else in the batch.
+row's draw is one uniform number that the caller supplies, looked up in the cumulative distribution, so that
+it depends on the row's own generator and on nothing else in the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def next_tokens(
     """Choose the next token of every row.
 
     logits: [rows, vocabulary].
-    seen: bool, same shape, the tokens of prompt and answer so far; None where no row has a repetition penalty.
+    seen: bool, same shape, the tokens of prompt and answer so far; None where no row has a repetition
+    penalty.
     draws: one number in [0, 1) per row, unused by greedy rows.
     Returns int64 [rows].
     """
