@@ -1,2 +1,1 @@
 """Answers of a local model, in batches: for the embedded teacher, `stillroom serve` and the benchmarks."""
-benchmarks."""

@@ -5,8 +5,7 @@
 
 Rows are sorted by length and batched under a budget of cache positions, padded on the left; a row leaves
 its batch as soon as it is finished. What a row becomes depends on its prompt, its sampling settings and its
-seed,
-not on the rows beside it: in float64 to the token; in lower precision, the order of sums depends on the
+seed, not on the rows beside it: in float64 to the token; in lower precision, the order of sums depends on the
 shape of the batch, and two tokens within a rounding error of each other may swap.
 """
 
