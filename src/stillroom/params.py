@@ -61,6 +61,10 @@ class Teacher(Settings):
     """chat sends messages; completions sends the text of common.chat_format"""
     max_in_flight: int = 64
     """most requests at a time"""
+    requests_per_minute: float | None = None
+    """null: as fast as the endpoint takes them"""
+    tokens_per_minute: float | None = None
+    """prompt and answer together; max_tokens are reserved, what was not used is given back"""
     timeout: float = 600.0
     """seconds before a request is given up; the vendor may bill it all the same"""
     max_attempts: int = 8

@@ -1,0 +1,61 @@
+"""The versioned snapshot of the answers that a stage used: what makes a rerun elsewhere free.
+
+answers.parquet in DVC's cache (named by dvc.lock) ──▶ restore ──▶ response cache
+response cache ──▶ write ──▶ answers.parquet, a DVC out
+
+DVC deletes a stage's outs before it runs the stage, so the last snapshot is taken from DVC's own cache: after
+a clone and `dvc pull`, a changed stage asks only for what is new.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from stillroom.teacher.cache import Cache
+
+
+def restore(path: Path, cache: Cache, lock: Path = Path("dvc.lock")) -> int:
+    """Fill the response cache with the last snapshot at `path`; return how many answers were new.
+
+    No dvc.lock, no entry in it, or not pulled: nothing to restore, which is no error.
+    """
+    source = path if path.is_file() else _object(_recorded_md5(path, lock))
+    if source is None:
+        return 0
+    count = cache.import_parquet(source)
+    if count:
+        print(f"{count:,} answers restored from {path}'s last version", file=sys.stderr)
+    return count
+
+
+def write(path: Path, cache: Cache, keys: Iterable[str]) -> int:
+    """Write the answers of `keys`, sorted; the same answers give the same bytes."""
+    return cache.export(keys, path)
+
+
+def _recorded_md5(path: Path, lock: Path) -> str | None:
+    """The content of an out as of the last commit or run, by dvc.lock."""
+    if not lock.is_file():
+        return None
+    document = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
+    stages = document.get("stages", {}).values()
+    outs = (out for stage in stages for out in stage.get("outs", ()))
+    return next((out.get("md5") for out in outs if out["path"] == path.as_posix()), None)
+
+
+def _object(md5: str | None) -> Path | None:
+    """The file of that content in DVC's cache, where it is there."""
+    if md5 is None:
+        return None
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        found = Path(Repo().cache.local.oid_to_path(md5))
+    except NotDvcRepoError:
+        return None
+    return found if found.is_file() else None
