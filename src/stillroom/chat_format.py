@@ -7,21 +7,29 @@ the very tokens that it was trained on. The `inst` format of one turn, with the 
                                                ‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾
 
 Control tokens are looked up, never parsed from text: a user's own `<|im_end|>` stays text, and a user's own
-`[INST]` is spaced out to `[ INST]`. Ids of a prompt are the same whether an answer follows or not.
+`[INST]` is spaced out to `[ INST]`. Ids of a prompt are the same whether an answer follows or not, and an
+answer is spelled as the continuation that a model generates: a tokenizer that begins every text with a space
+(SentencePiece) does not put one before it.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from stillroom.errors import ModelError, ParamsError
-from stillroom.records import Message
+from stillroom.errors import InputError, ModelError, ParamsError
+from stillroom.records import Conversation, Message
 
 Tokenizer = Any
 """A fast transformers tokenizer; untyped so that transformers is not imported here."""
+
+BATCH_CHARACTERS = 2_000_000
+"""of text that are tokenised together: enough for every core, little enough for memory"""
 
 BOS, EOS = "{bos}", "{eos}"
 """Stand for the tokenizer's own begin and end tokens in the formats below."""
@@ -58,6 +66,8 @@ class ChatFormat:
     """what stands between the prompt and the answer"""
     end: str
     """the control token that ends an answer"""
+    lead: str = ""
+    """white space that an answer begins with, which the model learns to write"""
     after: str = ""
     controls: tuple[str, ...] = (BOS, EOS)
     escapes: tuple[str, ...] = ()
@@ -66,8 +76,8 @@ class ChatFormat:
     def pieces(self, messages: Sequence[Message], *, prompt: bool = False) -> list[Piece]:
         """Split a conversation into text and control tokens.
 
-        prompt=True ends with what stands before the next answer. Adjacent texts outside answers are merged, as
-        a server tokenises them.
+        prompt=True ends with what stands before the next answer. Adjacent texts outside answers are merged,
+        as a server tokenises them. Raises InputError where a system message has no user's after it.
         """
         pieces = self._wrap(self.begin)
         system = ""
@@ -77,15 +87,17 @@ class ChatFormat:
                 if self.first_user_with_system is None:
                     pieces += self._wrap(self.system, content)
                 else:
-                    system = content
+                    system = f"{system}\n\n{content}" if system else content
             elif message.role == "user":
                 template = self.first_user_with_system if system else None
                 pieces += self._wrap(template or self.user, content, system)
                 system = ""
             else:
                 pieces += self._wrap(self.answer)
-                pieces += [Piece(content, learn=True), Piece(self.end, control=True, learn=True)]
+                pieces += [Piece(self.lead + content, learn=True), Piece(self.end, control=True, learn=True)]
                 pieces += self._wrap(self.after)
+        if system:
+            raise InputError(f"a system message without a user's after it: {system[:60]!r}")
         if prompt:
             pieces += self._wrap(self.answer)
         return _merge(pieces)
@@ -108,40 +120,33 @@ class ChatFormat:
 
     def jinja(self) -> str:
         """This format as a Hugging Face chat template."""
-
-        def quoted(template: str, content: str = "", system: str = "") -> str:
-            parts = re.split(r"(\{bos\}|\{eos\}|\{system\}|\{\})", template)
-            names = {BOS: "bos_token", EOS: "eos_token", "{system}": system, "{}": content}
-            spelled = [names.get(p) or "'" + p.replace("\n", "\\n") + "'" for p in parts if p]
-            return "{{- " + " + ".join(spelled) + " -}}" if spelled else ""
-
         content = "message['content']"
         for marker in self.escapes:
             content += f".replace('{marker}', '{marker[0]} {marker[1:]}')"
         if self.first_user_with_system is None:
-            system_turn = quoted(self.system, content)
-            user_turn = quoted(self.user, content)
+            system_turn = _spell(self.system, content)
+            user_turn = _spell(self.user, content)
         else:
-            system_turn = "{%- set ns.system = " + content + " -%}"
+            more = f"ns.system + '\\n\\n' + {content} if ns.system else {content}"
+            system_turn = "{%- set ns.system = " + more + " -%}"
+            with_system = _spell(self.first_user_with_system, content, "ns.system")
             user_turn = (
-                "{%- if ns.system -%}"
-                + quoted(self.first_user_with_system, content, "ns.system")
-                + "{%- set ns.system = '' -%}{%- else -%}"
-                + quoted(self.user, content)
-                + "{%- endif -%}"
+                "{%- if ns.system -%}" + with_system + "{%- set ns.system = '' -%}"
+                "{%- else -%}" + _spell(self.user, content) + "{%- endif -%}"
             )
+        answer_turn = _spell(self.answer + self.lead + "{}" + self.end + self.after, content)
         return (
             "{%- set ns = namespace(system='') -%}"
-            + quoted(self.begin)
+            + _spell(self.begin)
             + "{%- for message in messages -%}{%- if message['role'] == 'system' -%}"
             + system_turn
             + "{%- elif message['role'] == 'user' -%}"
             + user_turn
-            + "{%- else -%}"
-            + quoted(self.answer)
-            + quoted("{}" + self.end + self.after, content)
-            + "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}"
-            + quoted(self.answer)
+            + "{%- elif message['role'] == 'assistant' -%}"
+            + answer_turn
+            + "{%- else -%}{{- raise_exception('unknown role: ' + message['role']) -}}{%- endif -%}"
+            + "{%- endfor -%}{%- if add_generation_prompt -%}"
+            + _spell(self.answer)
             + "{%- endif -%}"
         )
 
@@ -158,6 +163,14 @@ class ChatFormat:
     @property
     def _pattern(self) -> str:
         return "(" + "|".join(map(re.escape, (*self.controls, "{}", "{system}"))) + ")"
+
+
+def _spell(template: str, content: str = "", system: str = "") -> str:
+    """A template as a Jinja expression; a tokenizer without a begin token spells none."""
+    names = {BOS: "(bos_token or '')", EOS: "eos_token", "{system}": system, "{}": content}
+    parts = re.split(r"(\{bos\}|\{eos\}|\{system\}|\{\})", template)
+    spelled = [names.get(p) or "'" + p.replace("\n", "\\n") + "'" for p in parts if p]
+    return "{{- " + " + ".join(spelled) + " -}}" if spelled else ""
 
 
 _LLAMA_3 = "<|start_header_id|>{role}<|end_header_id|>\n\n"
@@ -179,10 +192,11 @@ FORMATS = {
             name="llama-2",
             begin="",
             system="",
-            user=BOS + "[INST] {} [/INST] ",
-            first_user_with_system=BOS + "[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{} [/INST] ",
+            user=BOS + "[INST] {} [/INST]",
+            first_user_with_system=BOS + "[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{} [/INST]",
             answer="",
             end=EOS,
+            lead=" ",
             escapes=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
         ),
         ChatFormat(
@@ -220,6 +234,20 @@ def get(name: str) -> ChatFormat:
         ) from None
 
 
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The fast tokenizer of a Hugging Face folder. Raises ModelError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"no tokenizer can be loaded: {first}", where=str(folder)) from None
+    if not tokenizer.is_fast:
+        raise ModelError("the tokenizer is not a fast one (no tokenizer.json)", where=str(folder))
+    return tokenizer
+
+
 def encode(
     chat: ChatFormat,
     tokenizer: Tokenizer,
@@ -233,32 +261,48 @@ def encode(
     its prompt, so that the prompt's ids are those that a server computes.
     """
     rows = [chat.pieces(messages, prompt=prompt) for messages in conversations]
-    controls = {
-        text: _control_id(tokenizer, text) for text in {p.text for row in rows for p in row if p.control}
-    }
-    texts = encode_texts(tokenizer, [p.text for row in rows for p in row if not p.control])
-    encodings = iter(texts)
+    spelled = {p.text for row in rows for p in row if p.control}
+    controls = {text: _control_id(tokenizer, text) for text in spelled}
+    texts = [p for row in rows for p in row if not p.control]
+    codec = _codec(tokenizer)
+    prompts = iter(codec.encode([p.text for p in texts if not p.learn]))
+    answers = iter(codec.encode([p.text for p in texts if p.learn], fresh=False))
     encoded = []
     for row in rows:
         ids: list[int] = []
         learn: list[bool] = []
         for piece in row:
-            own = controls[piece.text] if piece.control else next(encodings)
+            own = controls[piece.text] if piece.control else next(answers if piece.learn else prompts)
             ids += own
             learn += [piece.learn] * len(own)
         encoded.append(Encoded(ids, learn))
     return encoded
 
 
+def encode_stream(
+    chat: ChatFormat, tokenizer: Tokenizer, records: Iterable[Conversation]
+) -> Iterator[tuple[Conversation, Encoded]]:
+    """Encode any number of records, in batches of about BATCH_CHARACTERS of text."""
+    for batch in _batches(records):
+        yield from zip(batch, encode(chat, tokenizer, [record.messages for record in batch]), strict=True)
+
+
+def _batches(records: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    batch: list[Conversation] = []
+    characters = 0
+    for record in records:
+        batch.append(record)
+        characters += sum(len(message.content) for message in record.messages)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Ids of plain texts: nothing added, and a text that spells a control token stays text."""
-    backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-    finally:
-        backend.encode_special_tokens = before
+    return _codec(tokenizer).encode(texts)
 
 
 def end_id(chat: ChatFormat, tokenizer: Tokenizer) -> int:
@@ -266,11 +310,63 @@ def end_id(chat: ChatFormat, tokenizer: Tokenizer) -> int:
     return _control_id(tokenizer, chat.end)[0]
 
 
+class _Codec:
+    """A tokenizer's own copies for text: one for beginnings, one for continuations, both blind to controls.
+
+    Copies, because switching control tokens off in a tokenizer that threads share would let them through.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        spec = json.loads(backend.to_str())
+        self._fresh = self._load(backend, spec)
+        self._continued = self._load(backend, without_prefix(spec))
+
+    def encode(self, texts: Sequence[str], *, fresh: bool = True) -> list[list[int]]:
+        """Ids of texts; `fresh` ones begin as the tokenizer begins any text, others go on from one before."""
+        backend = self._fresh if fresh else self._continued
+        return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    @staticmethod
+    def _load(backend: Any, spec: dict[str, Any]) -> Any:
+        copy = type(backend).from_str(json.dumps(spec))
+        copy.no_truncation()
+        copy.no_padding()
+        copy.encode_special_tokens = True
+        return copy
+
+
+_CODECS: WeakKeyDictionary[Tokenizer, _Codec] = WeakKeyDictionary()
+
+
+def _codec(tokenizer: Tokenizer) -> _Codec:
+    if tokenizer not in _CODECS:
+        _CODECS[tokenizer] = _Codec(tokenizer.backend_tokenizer)
+    return _CODECS[tokenizer]
+
+
+def without_prefix(spec: Any) -> Any:
+    """A tokenizer.json without the space that it puts before a text (Prepend, Metaspace, ByteLevel)."""
+    if isinstance(spec, list):
+        return [without_prefix(part) for part in spec if not _is_prepend(part)]
+    if not isinstance(spec, dict):
+        return spec
+    switches = {"prepend_scheme": "never", "add_prefix_space": False}
+    kept = {key: switches.get(key, value) for key, value in spec.items()}
+    for key in ("normalizer", "pre_tokenizer", "normalizers", "pretokenizers"):
+        if key in kept:
+            kept[key] = None if _is_prepend(kept[key]) else without_prefix(kept[key])
+    return kept
+
+
+def _is_prepend(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "Prepend"
+
+
 def _control_id(tokenizer: Tokenizer, text: str) -> list[int]:
     """A control token's id; a begin token that the tokenizer does not have is no token at all."""
     if text == BOS:
         return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    found = tokenizer.eos_token_id if text == EOS else tokenizer.get_vocab().get(text)
+    found = tokenizer.eos_token_id if text == EOS else tokenizer.backend_tokenizer.token_to_id(text)
     if found is None:
         raise ModelError(
             f"the tokenizer has no {'end' if text == EOS else text!r} token",
