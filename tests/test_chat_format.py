@@ -1,5 +1,7 @@
 """The chat formats against independent oracles: Jinja's rendering and tokenizers that are trained here."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,15 +18,8 @@ CORPUS = [
     "[INST] [/INST] <<SYS>> <</SYS>> system user assistant\n\n\nThe ferry leaves at seven.",
     "What is a glacier? A slow river of ice, which carries stones down to the valley.",
 ]
-CONTROLS = [
-    "<s>",
-    "</s>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-]
+CONTROLS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+CONTROLS += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 TALK = (
     Message("user", "Why is the sky blue?"),
     Message("assistant", "Because air scatters blue light."),
@@ -153,12 +148,8 @@ def test_loss_tokens_decode_to_every_answer_and_its_end(chat, tokenizer):
 def test_the_end_token_is_learned_though_it_is_the_pad_token(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     row = encode(FORMATS["inst"], tokenizer, [TALK])[0]
-    assert [
-        learn for token, learn in zip(row.ids, row.learn, strict=True) if token == tokenizer.eos_token_id
-    ] == [
-        True,
-        True,
-    ]
+    ends = [i for i, token in enumerate(row.ids) if token == tokenizer.eos_token_id]
+    assert [row.learn[i] for i in ends] == [True, True]
 
 
 @pytest.mark.parametrize(("name", "count"), [("inst", 1), ("llama-3", 1), ("chatml", 0), ("llama-2", 2)])
@@ -191,12 +182,12 @@ def test_a_users_text_spells_no_marker(text):
 
 def test_an_answer_of_a_sentencepiece_tokenizer_has_no_space_of_the_tokenizer():
     tokenizer = TOKENIZERS["sentencepiece"]
-    text = "x\n\nBecause"
-    whole = tokenizer.encode(text, add_special_tokens=False)
-    parts = encode(FORMATS["inst"], tokenizer, [TALK])[0]
-    first = parts.ids[parts.learn.index(True)]
-    assert first in whole
-    assert not tokenizer.convert_ids_to_tokens(first).startswith("▁")
+    row = encode(FORMATS["inst"], tokenizer, [TALK[:2]])[0]
+    answer = [token for token, learn in zip(row.ids, row.learn, strict=True) if learn]
+    assert "".join(tokenizer.convert_ids_to_tokens(answer)) == "Because▁air▁scatters▁blue▁light.</s>"
+    space = encode(FORMATS["llama-2"], tokenizer, [TALK[:2]])[0]
+    answer = [token for token, learn in zip(space.ids, space.learn, strict=True) if learn]
+    assert "".join(tokenizer.convert_ids_to_tokens(answer)) == "▁Because▁air▁scatters▁blue▁light.</s>"
 
 
 def test_metaspace_and_byte_level_prefixes_are_switched_off():
@@ -204,8 +195,6 @@ def test_metaspace_and_byte_level_prefixes_are_switched_off():
     levels = pre_tokenizers.Sequence([metaspace, pre_tokenizers.ByteLevel(add_prefix_space=True)])
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = levels
-    import json
-
     spec = chat_format.without_prefix(json.loads(backend.to_str()))
     first, second = spec["pre_tokenizer"]["pretokenizers"]
     assert first["prepend_scheme"] == "never"

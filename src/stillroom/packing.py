@@ -3,7 +3,8 @@
 lengths, capacity ──▶ best_fit_decreasing ──▶ rows of document indices
 
 Longest first, each document goes to the row with the least space that still holds it. Over a whole data set
-of chats this fills 99.9 % of all rows and more, without cutting a document (bin packing: Johnson 1974; for training: Ding et al. 2024, arXiv:2404.10830).
+of chats this fills 99.9 % of all rows and more, without cutting a document.
+Sources: Johnson 1974 (bin packing); Ding et al. 2024, arXiv:2404.10830 (packing for training).
 """
 
 from __future__ import annotations
