@@ -1,0 +1,12 @@
+"""The benchmarks, one file each, and the statistics of their figures."""
+
+from __future__ import annotations
+
+from stillroom.benchmarks.base import Benchmark
+from stillroom.benchmarks.booksum import BookSum
+from stillroom.benchmarks.mqa import Mqa
+from stillroom.benchmarks.pg19 import Pg19
+from stillroom.benchmarks.raft import Raft
+
+BENCHMARKS: dict[str, type[Benchmark]] = {b.name: b for b in (Pg19, BookSum, Mqa, Raft)}
+"""by name, in the order of the report"""

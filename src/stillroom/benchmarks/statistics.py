@@ -1,0 +1,245 @@
+"""Intervals, paired tests and verdicts of the benchmark figures.
+
+A figure is a ratio of sums over samples, f(Σ a / Σ b): a mean (b = 1), or a perplexity (a = NLL, b = bytes,
+f = exp). Samples of one group (a question asked with several numbers of documents, the chapters of a book)
+are not independent, so that groups are what is resampled.
+
+    estimate(numbers)            value and 95 % interval of one model
+    compare(ours, baseline)      difference, interval and p of two models on the same samples
+    holm([p, …])                 the p of several benchmarks, looked at together
+    verdict(comparison, …)       better, worse, unresolved
+
+Everything is deterministic: draws have a fixed seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Verdict = Literal["better", "worse", "unresolved"]
+
+LEVEL = 0.95
+REPLICATES = 10_000
+SEED = 20_230_728
+_NORMAL = NormalDist()
+_CHUNK = 4_000_000
+"""most draws held in memory at a time"""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The samples of a figure: f(Σ a / Σ b), with the group of each; a, b: float64 [samples]."""
+
+    a: Floats
+    b: Floats
+    groups: Sequence[str]
+    exp: bool = False
+
+    def value(self) -> float:
+        """The figure itself; NaN without samples."""
+        return float(self.of(self.a.sum(), self.b.sum()))
+
+    def of(self, a: Floats | float, b: Floats | float) -> Floats:
+        """f(a / b), elementwise."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.divide(a, b)
+        return np.exp(ratio) if self.exp else ratio
+
+    def grouped(self) -> Floats:
+        """Sums of a and b per group [groups, 2], in order of first appearance."""
+        index = {group: i for i, group in enumerate(dict.fromkeys(self.groups))}
+        place = [index[group] for group in self.groups]
+        return np.stack([np.bincount(place, x, len(index)) for x in (self.a, self.b)], axis=1)
+
+    @property
+    def independent(self) -> bool:
+        """Whether every sample is a group of its own."""
+        return len(set(self.groups)) == len(self.groups)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval; low and high are None where there are too few groups for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    groups: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours minus baseline on the same samples; p is two-sided, `detectable` the difference that 80 % of
+    repetitions of this benchmark would resolve."""
+
+    delta: float
+    low: float | None
+    high: float | None
+    p: float | None
+    detectable: float | None
+    n: int
+    groups: int
+    method: str
+
+
+def estimate(numbers: Numbers) -> Estimate:
+    """Value and interval: Wilson for proportions, t for means, the cluster bootstrap for everything else."""
+    n, groups = len(numbers.groups), len(set(numbers.groups))
+    value = numbers.value()
+    low: float | None = None
+    high: float | None = None
+    mean = numbers.independent and not numbers.exp and bool((numbers.b == 1).all())
+    if mean and n and bool(np.isin(numbers.a, (0.0, 1.0)).all()):
+        method = "Wilson"
+        low, high = wilson(int(numbers.a.sum()), n)
+    elif mean and n > 1:
+        method = "t"
+        low, high = t_interval(numbers.a)
+    elif groups > 1:
+        method = "bootstrap over groups"
+        sums = numbers.grouped()
+        draws = np.concatenate([numbers.of(*(w @ sums).T) for w in _resamples(groups)])
+        low, high = _expanded_percentiles(draws, groups)
+    else:
+        method = "too few groups"
+    return Estimate(value, low, high, n, groups, method)
+
+
+def compare(ours: Numbers, baseline: Numbers) -> Comparison:
+    """Paired difference of two models; both hold the same samples in the same order.
+
+    The interval is the paired cluster bootstrap's; p is McNemar's exact one for independent right/wrong
+    samples, else the bootstrap's.
+    """
+    assert list(ours.groups) == list(baseline.groups), "samples are not paired"
+    n, groups = len(ours.groups), len(set(ours.groups))
+    delta = ours.value() - baseline.value()
+    if groups < 2:
+        return Comparison(delta, None, None, None, None, n, groups, "too few groups")
+    sums = np.hstack([ours.grouped(), baseline.grouped()])
+    draws = np.concatenate([_difference(ours, w @ sums) for w in _resamples(groups)])
+    low, high = _expanded_percentiles(draws, groups)
+    method, p = "paired bootstrap over groups", _bootstrap_p(draws, groups)
+    pair = np.stack([ours.a, baseline.a])
+    if ours.independent and not ours.exp and bool(np.isin(pair, (0.0, 1.0)).all()):
+        won, lost = int((pair[0] > pair[1]).sum()), int((pair[0] < pair[1]).sum())
+        method, p = "McNemar exact", mcnemar(won, lost)
+    detectable = minimum_detectable(float(draws.std(ddof=1)))
+    return Comparison(delta, low, high, p, detectable, n, groups, method)
+
+
+def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of a proportion (Wilson 1927), right near 0 and 1 too."""
+    z = _NORMAL.inv_cdf((1 + level) / 2)
+    share, denominator = successes / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / denominator
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / denominator
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def t_interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """Student's interval of the mean of at least two values."""
+    half = t_quantile(level, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """Exact two-sided p of McNemar's test: of the samples on which two models differ, who is right."""
+    differing = won + lost
+    tail = sum(math.comb(differing, i) for i in range(min(won, lost) + 1))
+    return min(1.0, 2 * tail / (1 << differing))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted so that all stand together (Holm 1979), in the order given."""
+    adjusted = [0.0] * len(ps)
+    highest = 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def minimum_detectable(se: float, level: float = LEVEL, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided test at 1 − level finds with that power."""
+    return (_NORMAL.inv_cdf((1 + level) / 2) + _NORMAL.inv_cdf(power)) * se
+
+
+def verdict(
+    delta: float, p: float | None, better: Literal["higher", "lower"], level: float = LEVEL
+) -> Verdict:
+    """What can be said of a difference at that level; `better` is the direction of a gain."""
+    if p is None or p > 1 - level or delta == 0:
+        return "unresolved"
+    return "better" if (delta > 0) == (better == "higher") else "worse"
+
+
+@lru_cache
+def t_quantile(level: float, freedom: int) -> float:
+    """The t with P(|T| < t) = level, by bisection."""
+    low, high = 0.0, 1.0
+    while t_within(high, freedom) < level:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_within(middle, freedom) < level else (low, middle)
+    return (low + high) / 2
+
+
+def t_within(t: float, freedom: int) -> float:
+    """P(|T| < t) for whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine, cosine) if odd else (1.0, 1.0)
+    if freedom == 1:
+        total = 0.0
+    for k in range(3 if odd else 2, freedom, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def _difference(numbers: Numbers, sums: Floats) -> Floats:
+    """Ours minus baseline from resampled sums [draws, 4]."""
+    a, b, base_a, base_b = sums.T
+    return numbers.of(a, b) - numbers.of(base_a, base_b)
+
+
+def _resamples(groups: int) -> Iterator[Floats]:
+    """How often each group is drawn, in chunks of [draws, groups]; REPLICATES draws in all."""
+    random = np.random.default_rng(SEED)
+    size = max(1, _CHUNK // groups)
+    for start in range(0, REPLICATES, size):
+        count = min(size, REPLICATES - start)
+        yield random.multinomial(groups, np.full(groups, 1 / groups), size=count).astype(np.float64)
+
+
+def _expanded_percentiles(draws: Floats, groups: int) -> tuple[float, float]:
+    """Percentile interval, widened for few groups (Hesterberg 2015: the bootstrap's narrowness bias).
+
+    With k groups the plain interval is too narrow by √((k − 1)/k) and ignores that t is wider than z.
+    """
+    t = t_quantile(LEVEL, groups - 1)
+    tail = _NORMAL.cdf(-math.sqrt(groups / (groups - 1)) * t)
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _bootstrap_p(draws: Floats, groups: int) -> float:
+    """The level at which that interval just reaches 0, as a two-sided p."""
+    below, above = int((draws <= 0).sum()), int((draws >= 0).sum())
+    tail = min((min(below, above) + 1) / (len(draws) + 1), 0.5)
+    t = -_NORMAL.inv_cdf(tail) * math.sqrt((groups - 1) / groups)
+    return max(0.0, 1 - t_within(t, groups - 1))

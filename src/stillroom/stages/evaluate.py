@@ -1,0 +1,157 @@
+"""One model on one benchmark.
+
+models/MODEL, data/benchmarks/BENCHMARK ──▶ evaluate ──▶ samples, label, metrics
+
+    stillroom evaluate tuned mqa
+
+Only the block of that benchmark is used. The label says what a figure was made of: hashes of the model and
+of the benchmark's files, the settings, the version of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+import stillroom
+from stillroom import chat_format
+from stillroom.artifacts import sha256, write_json, write_jsonl
+from stillroom.benchmarks import BENCHMARKS
+from stillroom.benchmarks.base import Benchmark, Sample, Subject
+from stillroom.benchmarks.booksum import BookSum
+from stillroom.benchmarks.mqa import Mqa
+from stillroom.benchmarks.pg19 import Pg19
+from stillroom.benchmarks.raft import Raft
+from stillroom.errors import InputError, ParamsError
+from stillroom.params import Block
+
+DIGITS = 6
+"""of the figures: more would only show how sums were ordered"""
+
+
+class Params(Block):
+    """What is examined, and how."""
+
+    common_keys = ("seed", "chat_format")
+
+    seed: int
+    chat_format: str
+    models: list[str] = ["base", "tuned"]
+    """folders under models/; the report compares all of them with the first"""
+    benchmarks: list[Literal["pg19", "booksum", "mqa", "raft"]] = ["pg19", "booksum", "mqa", "raft"]
+    """what they are examined on"""
+    batch_tokens: Annotated[int, Field(ge=1)] = 65536
+    """most tokens of a batch, prompts and answers together"""
+    pg19: Pg19 = Pg19()
+    """perplexity over books"""
+    booksum: BookSum = BookSum()
+    """chapter summaries"""
+    mqa: Mqa = Mqa()
+    """questions over many documents"""
+    raft: Raft = Raft()
+    """questions about the user's own documents"""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Inputs and outputs of one item of dvc.yaml's matrix."""
+
+    model: str
+    benchmark: str
+
+    @property
+    def folder(self) -> Path:
+        """The model."""
+        return Path("models", self.model)
+
+    @property
+    def data(self) -> Path:
+        """The benchmark's files."""
+        return Path("data/benchmarks", self.benchmark)
+
+    @property
+    def samples(self) -> Path:
+        """A line per sample."""
+        return Path("reports/samples", self.model, f"{self.benchmark}.jsonl")
+
+    @property
+    def label(self) -> Path:
+        """What the figures were made of."""
+        return Path("reports/samples", self.model, f"{self.benchmark}.label.json")
+
+    @property
+    def metrics(self) -> Path:
+        """The figures."""
+        return Path("reports/metrics/evaluate", self.model, f"{self.benchmark}.json")
+
+
+def run(paths: Paths, params: Params) -> None:
+    """Examine one model on one benchmark. Raises ParamsError for a benchmark that is not known."""
+    if paths.benchmark not in BENCHMARKS:
+        known = ", ".join(BENCHMARKS)
+        raise ParamsError(f"no benchmark {paths.benchmark!r}", where="evaluate", hint=f"known: {known}")
+    if not paths.folder.is_dir():
+        raise InputError("no such model folder", where=str(paths.folder), hint="run convert or models first")
+    benchmark: Benchmark = getattr(params, paths.benchmark)
+    chat = chat_format.get(params.chat_format)
+    subject = Subject(paths.folder, chat, params.batch_tokens, params.seed)
+    samples = sorted(benchmark.run(paths.data, subject), key=lambda s: s.id)
+    write_jsonl(paths.samples, samples)
+    write_json(paths.label, label(paths, benchmark, params))
+    write_json(paths.metrics, metrics(benchmark, samples))
+
+
+def metrics(benchmark: Benchmark, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Headline, counts, curves and details; `n` 0 and no value where there is no data."""
+    found = benchmark.measures(samples)
+    figures = {
+        "headline": _headline(benchmark, samples) if found else {},
+        "n": sum(s.status == "scored" for s in samples),
+        "failed": sum(s.status == "failed" for s in samples),
+        "skipped": sum(s.status == "skipped" for s in samples),
+        "cut": sum(s.scores.get("cut", 0.0) == 1.0 for s in samples),
+        **(benchmark.details(samples) if samples else {}),
+        "curves": {curve.name: _curve(curve.points(samples)) for curve in benchmark.curves},
+    }
+    return {key: _rounded(value) for key, value in figures.items()}
+
+
+def label(paths: Paths, benchmark: Benchmark, params: Params) -> dict[str, Any]:
+    """What the figures were made of."""
+    return {
+        "stillroom": stillroom.__version__,
+        "model": folder_sha256(paths.folder),
+        "data": folder_sha256(paths.data),
+        "settings": {"seed": params.seed, "chat_format": params.chat_format, **benchmark.model_dump()},
+    }
+
+
+def folder_sha256(folder: Path) -> str:
+    """SHA-256 over the sorted names and hashes of a folder's files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return sha256("".join(f"{f.relative_to(folder).as_posix()} {sha256(f)}\n" for f in files))
+
+
+def _headline(benchmark: Benchmark, samples: Sequence[Sample]) -> dict[str, Any]:
+    """The first measure with its interval."""
+    measure = benchmark.measures(samples)[0]
+    found = measure.estimate(samples)
+    figure = asdict(found) if found else {"value": None, "low": None, "high": None}
+    return {"name": measure.name, **figure, "unit": measure.unit, "better": measure.better}
+
+
+def _curve(points: dict[int, tuple[Any, list[Sample]]]) -> dict[str, Any]:
+    """x ──▶ value, interval and count."""
+    found = {x: measure.estimate(samples) for x, (measure, samples) in points.items()}
+    return {str(x): {"value": e.value, "low": e.low, "high": e.high, "n": e.n} for x, e in found.items() if e}
+
+
+def _rounded(value: Any) -> Any:
+    """Every number to DIGITS decimals, at any depth."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return round(value, DIGITS) if isinstance(value, float) else value
