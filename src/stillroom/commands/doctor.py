@@ -49,7 +49,9 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 def _python() -> Iterator[Finding]:
     version = sys.version.split()[0]
     level: Literal["ok", "FAIL"] = "ok" if sys.version_info >= (3, 11) else "FAIL"
-    yield Finding(level, f"{version} at {sys.executable}" + ("" if level == "ok" else "; 3.11 or newer is needed"))
+    yield Finding(
+        level, f"{version} at {sys.executable}" + ("" if level == "ok" else "; 3.11 or newer is needed")
+    )
 
 
 def _packages() -> Iterator[Finding]:
@@ -77,7 +79,9 @@ def _packages() -> Iterator[Finding]:
 def _required() -> list[str]:
     """Names of the packages that stillroom itself needs."""
     lines = metadata.requires("stillroom") or []
-    return [line.split(";")[0].split("[")[0].rstrip("<>=.0123456789 ") for line in lines if "extra ==" not in line]
+    return [
+        line.split(";")[0].split("[")[0].rstrip("<>=.0123456789 ") for line in lines if "extra ==" not in line
+    ]
 
 
 def _installed(name: str) -> bool:
@@ -92,7 +96,11 @@ def _gpus() -> Iterator[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        hint = "a CPU build of torch; reinstall in a fresh .venv: make" if _nvidia() else "training runs on the CPU"
+        hint = (
+            "a CPU build of torch; reinstall in a fresh .venv: make"
+            if _nvidia()
+            else "training runs on the CPU"
+        )
         yield Finding("warn" if _nvidia() else "ok", f"torch {torch.__version__} sees none: {hint}")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -126,21 +134,28 @@ def _dvc() -> Iterator[Finding]:
     if not Path(".dvc/config").is_file():
         yield Finding("FAIL", "not a DVC checkout: dvc init")
         return
-    remotes = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True, check=False).stdout.split()
-    yield Finding("ok", f"remote {remotes[0]}") if remotes else Finding(
-        "warn", "no remote: artifacts stay on this machine (dvc remote add -d NAME URL)"
+    listing = [sys.executable, "-m", "dvc", "remote", "list"]
+    remotes = subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
+    yield (
+        Finding("ok", f"remote {remotes[0]}")
+        if remotes
+        else Finding("warn", "no remote: artifacts stay on this machine (dvc remote add -d NAME URL)")
     )
     if not Path("dvc.lock").is_file():
         yield Finding("ok", "no dvc.lock yet: nothing was run")
     elif subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "dvc.lock"], check=False).returncode:
-        yield Finding("warn", "dvc.lock differs from the last commit: commit it with params.yaml to keep this version")
+        yield Finding(
+            "warn", "dvc.lock differs from the last commit: commit it with params.yaml to keep this version"
+        )
 
 
 def _params() -> Iterator[Finding]:
     from stillroom import recipes
 
     recipes.check(Path("params.yaml"))
-    matching = [n for n in recipes.names() if not recipes.differences(recipes.path_of(n), Path("params.yaml"))]
+    matching = [
+        n for n in recipes.names() if not recipes.differences(recipes.path_of(n), Path("params.yaml"))
+    ]
     yield Finding("ok", f"params.yaml is valid ({matching[0] if matching else 'no recipe as it stands'})")
 
 
