@@ -39,7 +39,7 @@ from stillroom.teacher.limits import Gate, backoff, retry_after
 
 KEY_VERSION = 1
 """of the canonical request; a new version asks everything anew"""
-UNREACHABLE_TRIES = 4
+UNREACHABLE_TRIES = 3
 """connections that fail before the first answer of any kind: then nobody is there"""
 LONGEST_WAIT = 3600.0
 """seconds; an endpoint that asks for a longer pause has run out of quota"""

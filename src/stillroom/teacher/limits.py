@@ -3,9 +3,9 @@
     await gate.enter(tokens)   …ask…   gate.leave(reserved, spent)
 
 Only 429 and 503 are congestion. A stray one delays its own request; when a fifth of the last answers were
-such, the number in flight is cut by a quarter once, all wait, and it grows back by one per round of successes.
-Other failures (500, resets, time-outs) are retried with jitter and leave the limit alone: shrinking on them
-made a faulty server twelve times slower.
+such, the number in flight is cut by a quarter once, all wait, and it grows back by one per round of
+successes. Other failures (500, resets, time-outs) are retried with jitter and leave the limit alone: shrinking
+on them made a faulty server twelve times slower.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Gate:
 
 def backoff(attempt: int) -> float:
     """Seconds before the next try after the `attempt`-th (from 1): doubling, jittered, capped."""
-    return jittered(min(LONGEST_BACKOFF, 0.25 * 2**attempt))
+    return jittered(min(LONGEST_BACKOFF, 0.25 * 2 ** (attempt - 1)))
 
 
 def jittered(seconds: float) -> float:

@@ -1,0 +1,279 @@
+import asyncio
+import collections
+import json
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mock_server import answer
+
+from stillroom import chat_format
+from stillroom.artifacts import sha256
+from stillroom.errors import EndpointError
+from stillroom.params import Sampling, Teacher
+from stillroom.records import Message
+from stillroom.teacher.cache import Cache
+from stillroom.teacher.client import Asker, Request, ask_all, body, canonical, identity
+
+INST = chat_format.get("inst")
+GREEDY = Sampling(max_tokens=16, temperature=0.0)
+
+
+def requests(count, words="question", **sampling):
+    drawn = GREEDY.model_copy(update=sampling)
+    return [Request((Message("user", f"{words} {i}"),), drawn) for i in range(count)]
+
+
+def asked(url, cache, requests, *, seed=0, **teacher):
+    chosen = Teacher(model="mock", base_url=url, **teacher)
+    with Asker(chosen, url, INST, cache, seed, "test") as asker:
+        return ask_all(requests, asker), asker
+
+
+def bodies(server):
+    return collections.Counter(json.dumps(body, sort_keys=True) for body in server.bought())
+
+
+def test_answers_come_in_the_order_asked_and_are_those_of_the_server(server, tmp_path):
+    wanted = requests(40)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        answers, asker = asked(server.url, cache, wanted)
+    sent = [body(r, asker.teacher, INST, 0) for r in wanted]
+    assert [a.text for a in answers] == [answer(b) for b in sent]
+    assert all(a.finish_reason == "stop" and a.completion_tokens == 4 and not a.cached for a in answers)
+    assert asker.used() == sorted(a.key for a in answers)
+
+
+def test_a_second_run_asks_for_nothing_and_says_the_same(server, tmp_path):
+    wanted = requests(30)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        first, _ = asked(server.url, cache, wanted)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        second, asker = asked("http://127.0.0.1:9/v1", cache, wanted)
+    assert [(a.key, a.text) for a in first] == [(a.key, a.text) for a in second]
+    assert all(a.cached for a in second)
+    assert (asker.counts["asked"], asker.counts["cached"]) == (0, 30)
+    assert len(server.bought()) == 30
+
+
+def test_one_prompt_more_is_one_request_more(server, tmp_path):
+    with Cache(tmp_path / "c.duckdb") as cache:
+        asked(server.url, cache, requests(10))
+        asked(server.url, cache, requests(11))
+    assert len(server.bought()) == 11
+
+
+def test_the_same_request_at_the_same_time_is_sent_once(start, tmp_path):
+    slow = start(latency=0.1)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        answers, _ = asked(slow.url, cache, requests(1) * 20)
+    assert len({a.text for a in answers}) == 1
+    assert len(slow.bought()) == 1
+
+
+def test_samples_of_one_prompt_are_different_requests(server, tmp_path):
+    messages = (Message("user", "a story"),)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        answers, _ = asked(server.url, cache, [Request(messages, GREEDY, sample) for sample in range(5)], seed=7)
+    assert len({a.text for a in answers}) == len({a.key for a in answers}) == 5
+    assert sorted(b["seed"] for b in server.bought()) == [7, 8, 9, 10, 11]
+
+
+def test_faults_lose_nothing_and_buy_nothing_twice(start, tmp_path):
+    faulty = start(latency=0.005, faults={429: 0.1, 500: 0.05, "reset": 0.05})
+    with Cache(tmp_path / "c.duckdb") as cache:
+        answers, asker = asked(faulty.url, cache, requests(120))
+    assert len(answers) == 120
+    assert set(bodies(faulty).values()) == {1}
+    assert len(faulty.bought()) == 120
+    assert asker.counts["retries"] > 5
+
+
+def test_the_completions_api_sends_the_text_of_the_chat_format(server, tmp_path):
+    history = (Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Why [INST]?"))
+    with Cache(tmp_path / "c.duckdb") as cache:
+        asked(server.url, cache, [Request(history, GREEDY)], api="completions")
+    (sent,) = server.bought()
+    assert sent["prompt"] == INST.text(history, prompt=True)
+    assert "[ INST]" in sent["prompt"]
+    assert sent["stop"] == INST.stops
+    assert "messages" not in sent
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "words"),
+    [
+        (401, None, "STILLROOM_TEST_KEY"),
+        (403, {"message": "not yours"}, "may not use the model 'mock'"),
+        (404, {"message": "no such model"}, "is there a model 'mock'"),
+        (400, {"message": "Unrecognized argument: top_k"}, "top_k"),
+        (429, {"message": "You exceeded your current quota", "code": "insufficient_quota"}, "quota"),
+    ],
+)
+def test_what_will_not_go_away_stops_at_once_with_one_message(start, tmp_path, monkeypatch, status, error, words):
+    monkeypatch.setenv("STILLROOM_TEST_KEY", "sk-very-secret")
+    refusing = start(always=status, error=error)
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError) as caught:
+        asked(refusing.url, cache, requests(50), api_key_env="STILLROOM_TEST_KEY")
+    message = str(caught.value)
+    assert refusing.url in message
+    assert "model mock" in message
+    assert str(status) in message
+    assert words in message
+    assert "sk-very-secret" not in message
+
+
+def test_nobody_there_is_said_after_a_few_tries(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="cannot be reached"):
+        asked(url, cache, requests(3))
+
+
+def test_a_failure_that_stays_ends_after_max_attempts(start, tmp_path):
+    broken = start(always=500)
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="no answer in 2 tries .500: no"):
+        asked(broken.url, cache, requests(3), max_attempts=2)
+
+
+def test_a_prompt_that_is_too_long_is_an_answer_and_not_the_end(start, tmp_path):
+    error = {"message": "This model's maximum context length is 512 tokens."}
+    small = start(always=400, error=error)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        (found,), _ = asked(small.url, cache, requests(1))
+        (again,), _ = asked("http://127.0.0.1:9/v1", cache, requests(1))
+    assert (found.text, found.finish_reason) == ("", "context_length")
+    assert again.cached
+
+
+def test_a_page_that_is_no_completion_is_refused(start, tmp_path):
+    odd = start(always=200, error={"hello": "world"})
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="not an OpenAI-style answer"):
+        asked(odd.url, cache, requests(1))
+
+
+def test_what_was_answered_before_a_failure_is_kept(start, tmp_path):
+    path = tmp_path / "c.duckdb"
+    working = start()
+    with Cache(path) as cache:
+        asked(working.url, cache, requests(20))
+    refusing = start(always=401)
+    with Cache(path) as cache, pytest.raises(EndpointError):
+        asked(refusing.url, cache, requests(40))
+    with Cache(path) as cache:
+        asked(working.url, cache, requests(40))
+    assert len(working.bought()) == 40
+
+
+def test_the_key_never_reaches_cache_or_log(server, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("STILLROOM_TEST_KEY", "sk-very-secret")
+    with Cache(tmp_path / "c.duckdb") as cache:
+        answers, _ = asked(server.url, cache, requests(5), api_key_env="STILLROOM_TEST_KEY")
+        cache.export([a.key for a in answers], tmp_path / "out.parquet")
+    for path in tmp_path.iterdir():
+        assert b"sk-very-secret" not in path.read_bytes()
+    assert "sk-very-secret" not in "".join(capfd.readouterr())
+
+
+def test_the_limit_per_minute_is_kept_and_used(server, tmp_path):
+    import time
+
+    with Cache(tmp_path / "c.duckdb") as cache:
+        began = time.monotonic()
+        asked(server.url, cache, requests(60), requests_per_minute=1800)
+        seconds = time.monotonic() - began
+    allowed = (60 - 30) / 30  # one second's worth is saved up at the start
+    assert allowed <= seconds < allowed + 1.0
+
+
+def test_concurrency_falls_under_congestion_and_all_is_answered(start, tmp_path):
+    narrow = start(requests_per_second=150)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        answers, asker = asked(narrow.url, cache, requests(300))
+    assert len(answers) == 300
+    assert set(bodies(narrow).values()) == {1}
+    assert asker.counts["retries"] < 300
+
+
+def test_conversations_run_together_and_errors_in_them_surface(server, tmp_path):
+    async def two_turns(asker, i):
+        first = await asker.answer(requests(1, f"c{i}")[0])
+        if i == 5:
+            raise ValueError("mine")
+        history = (Message("user", f"c{i} 0"), Message("assistant", first.text), Message("user", "and?"))
+        return (await asker.answer(Request(history, GREEDY))).text
+
+    teacher = Teacher(model="mock", base_url=server.url)
+    with Cache(tmp_path / "c.duckdb") as cache, Asker(teacher, server.url, INST, cache, 0, "test") as asker:
+        assert len(set(asker.run([two_turns(asker, i) for i in range(5)]))) == 5
+        with pytest.raises(ValueError, match="mine"):
+            asker.run([two_turns(asker, i) for i in range(10)])
+
+
+def test_cancelling_a_run_keeps_what_is_in_flight(start, tmp_path):
+    slow = start(latency=0.3)
+    teacher = Teacher(model="mock", base_url=slow.url, max_in_flight=4)
+
+    async def interrupt(asker):
+        await asyncio.sleep(0.1)
+        raise KeyError("stop")
+
+    with Cache(tmp_path / "c.duckdb") as cache:
+        with Asker(teacher, slow.url, INST, cache, 0, "test") as asker:
+            with pytest.raises(KeyError):
+                asker.run([interrupt(asker), *(asker.answer(r) for r in requests(50))])
+        stored = cache.stats()["answers"]
+    assert stored == len(slow.bought()) == 4
+
+
+texts = st.text(st.characters(codec="utf-8"))
+turns = st.builds(Message, st.sampled_from(["user", "assistant"]), texts)
+messages = st.builds(
+    lambda system, turns, last: (*system, *turns, last),
+    st.lists(st.builds(Message, st.just("system"), texts.filter(bool)), max_size=1),
+    st.lists(turns),
+    st.builds(Message, st.just("user"), texts),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(messages, messages, st.sampled_from(["chat", "completions"]))
+def test_keys_differ_where_what_the_teacher_sees_differs(one, other, api):
+    teacher = Teacher(model="mock", api=api)
+
+    def seen(messages):
+        return body(Request(messages, GREEDY), teacher, INST, 0)
+
+    def key(messages):
+        return sha256(canonical(Request(messages, GREEDY), seen(messages), "mock"))
+
+    assert (key(one) == key(other)) == (seen(one) == seen(other))
+
+
+def test_keys_of_joined_turns_differ():
+    def key(*turns, **sampling):
+        request = Request(tuple(Message("user", t) for t in turns), Sampling(**sampling))
+        return sha256(canonical(request, body(request, Teacher(), INST, 0), "t"))
+
+    keys = [key("a b"), key("a", "b"), key("a", " b"), key("ab"), key("a b", top_k=None), key("a b", stop=["x"])]
+    keys += [key("a b", temperature=0.1), key("a b", max_tokens=5), key("a b", repetition_penalty=None)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_is_free_of_address_and_credentials(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a")
+    request = requests(1)[0]
+    here = Teacher(model="m", base_url="http://here/v1")
+    there = Teacher(model="m", base_url="http://there/v1", api_key_env="B", timeout=1, max_in_flight=3)
+    assert len({canonical(request, body(request, t, INST, 0), "m") for t in (here, there)}) == 1
+
+
+def test_the_embedded_teacher_is_known_by_its_content(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    first = identity(Teacher(), tmp_path)
+    assert identity(Teacher(), tmp_path) == first
+    (tmp_path / "model.safetensors").write_bytes(b"2")
+    assert identity(Teacher(), tmp_path) != first
+    assert identity(Teacher(model="llama", base_url="http://x"), tmp_path) == "llama"
