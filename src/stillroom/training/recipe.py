@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 
 from stillroom.params import Block, Settings
 
+ELASTIC = {"processes", "checkpoint_every", "keep_checkpoints"}
+"""settings that may change before an interrupted run goes on: none changes what is learned"""
+
 
 class Lora(Settings):
     """A low-rank adapter: W + (alpha / r) · B A, only A and B are trained (arXiv:2106.09685)."""
@@ -29,7 +32,7 @@ class Rope(Settings):
     """A stretch of the rotary positions, so that a model reads beyond the context that it was built for."""
 
     type: Literal["linear", "ntk", "yarn"] = "linear"
-    """linear divides positions; ntk raises the base; yarn (arXiv:2309.00071) treats frequencies by wavelength"""
+    """linear divides positions; ntk raises the base; yarn (arXiv:2309.00071) goes by wavelength"""
     factor: float = Field(gt=1)
     """new context length over the old one"""
 
@@ -44,10 +47,10 @@ class Recipe(Block):
     processes: Literal["auto"] | int = "auto"
     """one per GPU; auto is the GPUs visible, or 2 on a machine without; never changes what is learned"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """of activations and gradients' parents; weights stay float32; auto is bfloat16 on GPUs, else float32"""
+    """of the arithmetic; weights and their updates stay float32; auto is bfloat16 on GPUs, else float32"""
     adapter: Literal["none", "lora", "qlora"] = "none"
     """none trains every weight; qlora holds the base in 4 bits (nf4, needs bitsandbytes and GPUs)"""
-    lora: Lora = Lora()
+    lora: Lora = Field(default_factory=Lora)
     """the adapter, for lora and qlora"""
     rope: Rope | None = None
     """stretch of the base model's context; null keeps it"""

@@ -1,0 +1,304 @@
+"""Steps, validation and checkpoints of a training run: what every process of it does.
+
+Process 0 alone prepares files, shows progress and keeps the curve; the others only compute. The loss of a step
+is Σ cross-entropy / number of labelled tokens of the whole global batch, however the rows are spread.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+import torch.distributed as dist
+from safetensors.torch import save as safetensors_bytes
+
+from stillroom.artifacts import read_json, write_json
+from stillroom.errors import InputError, TrainingError
+from stillroom.progress import track
+from stillroom.training import checkpoint
+from stillroom.training.model import PackedModel, load, read_config
+from stillroom.training.optimizer import adamw, learning_rate
+from stillroom.training.recipe import ELASTIC, Recipe
+from stillroom.training.rows import MicroBatch, PackedRows, rewrite, rows_of_step, share
+
+CURVE = "step,tokens,loss,validation_loss,lr,grad_norm\n"
+PROBE_TOKENS = 32
+"""length of the text whose logits go with the checkpoint, for conversion to compare with"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: what it reads, where it works, and how."""
+
+    packed: Path
+    base: Path
+    work: Path
+    recipe: Recipe
+
+    def write(self, path: Path) -> None:
+        """Hand the job to other processes."""
+        paths = {name: str(getattr(self, name)) for name in ("packed", "base", "work")}
+        write_json(path, {**paths, "recipe": self.recipe.model_dump()})
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """The job that `write` wrote."""
+        value = read_json(path)
+        paths = {name: Path(value[name]) for name in ("packed", "base", "work")}
+        return cls(**paths, recipe=Recipe.model_validate(value["recipe"]))
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+
+
+Show = Callable[[Progress, str], None]
+"""Tells the display how far the run is, with a note."""
+
+
+@dataclass
+class Run:
+    """One process's view of a run."""
+
+    job: Job
+    info: dict[str, Any]
+    model: PackedModel
+    optimizer: torch.optim.Optimizer
+    train: PackedRows
+    validation: PackedRows
+    device: torch.device
+    stop: Callable[[], bool]
+    progress: Progress = field(default_factory=Progress)
+    curve: str = CURVE
+    losses: tuple[float, float | None] = (math.nan, None)
+    """of the last step: training, validation"""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings."""
+        return self.job.recipe
+
+    @property
+    def total_rows(self) -> int:
+        """Rows that the whole run takes, rows of later epochs counted again."""
+        if self.recipe.steps is not None:
+            return self.recipe.steps * self.recipe.batch_size
+        return max(1, round(self.recipe.epochs * len(self.train)))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return -(-self.total_rows // self.recipe.batch_size)
+
+
+def train(job: Job, device: torch.device, stop: Callable[[], bool]) -> bool:
+    """Train until done (True) or until any process is told to stop (False: a checkpoint holds everything).
+
+    Needs a process group. Raises TrainingError where the loss or the gradient is not finite.
+    """
+    run = prepare(job, device, stop)
+    with _display(run) as show:
+        while run.progress.step < run.steps:
+            stopped = step(run, show)
+            if run.progress.step == run.steps:
+                break
+            if stopped or run.progress.step % run.recipe.checkpoint_every == 0:
+                keep(run)
+            if stopped:
+                return False
+    finish(run)
+    return True
+
+
+def prepare(job: Job, device: torch.device, stop: Callable[[], bool]) -> Run:
+    """Open the rows, load the model, and go back to the last checkpoint where there is one."""
+    info = read_json(job.packed / "info.json")
+    config = read_config(job.base, job.recipe.rope, info["context_length"])
+    names = ("train", "validation")
+    if dist.get_rank() == 0:
+        for name in names:
+            rewrite(job.packed / f"{name}.parquet", job.work / f"{name}.arrow", config.vocab_size)
+    dist.barrier()
+    rows = [PackedRows(job.work / f"{name}.arrow") for name in names]
+    if not len(rows[0]):
+        raise InputError("there are no rows to train on", where=str(job.packed / "train.parquet"))
+    model = load(job.base, config, job.recipe, device)
+    run = Run(job, info, model, adamw(model, job.recipe), rows[0], rows[1], device, stop)
+    if (last := checkpoint.latest(job.work)) is not None:
+        checkpoint.load(last, model.lm, run.optimizer)
+        run.progress = Progress(**read_json(last / "progress.json"))
+        run.curve = (last / "curve.csv").read_text(encoding="utf-8")
+    return run
+
+
+def step(run: Run, show: Show) -> bool:
+    """One optimizer step; True where any process has been told to stop."""
+    recipe, number = run.recipe, run.progress.step
+    rows = rows_of_step(recipe.seed, number, recipe.batch_size, len(run.train), run.total_rows)
+    targets = int(run.train.loss_tokens[rows].sum())
+    rate = learning_rate(recipe, number, run.steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    total = torch.zeros(2, dtype=torch.float64, device=run.device)
+    for index, batch in enumerate(_micro_batches(run, run.train, rows)):
+        _seed_dropout(recipe.seed, number, dist.get_rank(), index)
+        loss = run.model(batch)
+        (loss * (dist.get_world_size() / max(1, targets))).backward()
+        total[0] += loss.detach()
+    norm = _clip(run)
+    total[1] = run.stop()
+    dist.all_reduce(total)
+    loss_sum, stopped = total.tolist()
+    value = loss_sum / max(1, targets)
+    _require_finite(value, norm, number + 1, rate)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.progress = Progress(
+        number + 1,
+        run.progress.tokens + int(run.train.tokens[rows].sum()),
+        run.progress.loss_tokens + targets,
+    )
+    due = run.progress.step % recipe.validate_every == 0 or run.progress.step == run.steps
+    validated = validate(run) if due else None
+    _record(run, show, value, validated, rate, norm)
+    return bool(stopped)
+
+
+def _micro_batches(run: Run, rows: PackedRows, chosen: list[int]) -> Iterator[MicroBatch]:
+    """This process's part of the chosen rows."""
+    cost = rows.cost(run.model.lm.config.hidden_size)
+    world, rank = dist.get_world_size(), dist.get_rank()
+    for part in share(chosen, cost, world, rank, run.recipe.micro_batch):
+        yield rows.collate(part).to(run.device)
+
+
+def _seed_dropout(*at: int) -> None:
+    """Draws depend on seed, step, process and micro-batch alone, so that a run that goes on repeats them."""
+    torch.manual_seed(int(np.random.SeedSequence(at).generate_state(1)[0]))
+
+
+def _clip(run: Run) -> float:
+    """Scale the gradient down to the recipe's largest norm; return the norm that it had."""
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    norm: Any = torch.nn.utils.clip_grad_norm_(trained, run.recipe.clip)
+    return float(norm.full_tensor())
+
+
+def _require_finite(loss: float, norm: float, number: int, rate: float) -> None:
+    """Raise TrainingError before a broken gradient reaches the weights."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    raise TrainingError(
+        f"step {number}: the loss is {loss}, the gradient's norm {norm} (learning rate {rate:.3g})",
+        where="train",
+        hint="lower train.lr or raise train.warmup; train.precision: float32 rules out the arithmetic",
+    )
+
+
+@torch.no_grad()
+def validate(run: Run) -> float | None:
+    """Σ cross-entropy / labelled tokens of the validation rows, or None where they carry no loss."""
+    targets = int(run.validation.loss_tokens.sum())
+    if not targets:
+        return None
+    run.model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for batch in _micro_batches(run, run.validation, list(range(len(run.validation)))):
+        total += run.model(batch)
+    run.model.train()
+    dist.all_reduce(total)
+    return float(total) / targets
+
+
+def _record(run: Run, show: Show, loss: float, validated: float | None, rate: float, norm: float) -> None:
+    """Add a line to the curve and to the live display."""
+    shown = "" if validated is None else f"{validated:.6f}"
+    progress = run.progress
+    run.losses = (loss, validated)
+    run.curve += f"{progress.step},{progress.tokens},{loss:.6f},{shown},{rate:.6g},{norm:.6g}\n"
+    show(progress, f"loss {loss:.3f} · lr {rate:.2e}")
+
+
+@contextmanager
+def _display(run: Run) -> Iterator[Show]:
+    """The live display of process 0; the others show nothing."""
+    if dist.get_rank() != 0:
+        yield lambda progress, note: None
+        return
+    began, before = time.monotonic(), run.progress.tokens
+    with track("train", run.steps, "steps") as tracker:
+        tracker.advance(run.progress.step)
+
+        def show(progress: Progress, note: str) -> None:
+            speed = (progress.tokens - before) / max(time.monotonic() - began, 1e-9)
+            tracker.advance(1, f"{note} · {speed:,.0f} tokens/s")
+
+        yield show
+
+
+def keep(run: Run) -> None:
+    """Write a checkpoint and drop the oldest."""
+    files = {"progress.json": orjson.dumps(asdict(run.progress)), "curve.csv": run.curve.encode()}
+    folder = run.job.work / f"step-{run.progress.step:08d}"
+    checkpoint.save(folder, run.model.lm, run.optimizer, files)
+    if dist.get_rank() == 0:
+        checkpoint.prune(run.job.work, run.recipe.keep_checkpoints)
+
+
+def finish(run: Run) -> None:
+    """Write the trained weights, with all that conversion needs to know, as `work/final`."""
+    files = {
+        "info.json": orjson.dumps(_info(run), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
+        "config.json": run.model.lm.config.to_json_string(use_diff=False).encode(),
+        "curve.csv": run.curve.encode(),
+        "probe.safetensors": safetensors_bytes(_probe(run)),
+    }
+    checkpoint.write(
+        run.job.work / checkpoint.FINAL, {"model": checkpoint.trained_state(run.model.lm)}, files
+    )
+
+
+def _info(run: Run) -> dict[str, Any]:
+    """The run in numbers and settings: no times, no places."""
+    parameters = list(run.model.parameters())
+    loss, validated = run.losses
+    return {
+        **asdict(run.progress),
+        "epochs": round(run.total_rows / len(run.train), 4),
+        "loss": round(loss, 6),
+        "validation_loss": None if validated is None else round(validated, 6),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "adapter": run.recipe.adapter,
+        "recipe": run.recipe.model_dump(exclude=ELASTIC),
+        "data": run.info,
+    }
+
+
+@torch.no_grad()
+def _probe(run: Run) -> dict[str, torch.Tensor]:
+    """The first tokens of the first document (T), and the trained model's logits (T, vocabulary)."""
+    row = run.train.collate([0])
+    length = min(PROBE_TOKENS, int(row.cu_seqlens[1]))
+    start = MicroBatch(
+        row.input_ids[:, :length],
+        row.position_ids[:, :length],
+        row.labels[:length],
+        torch.tensor([0, length], dtype=torch.int32),
+    )
+    run.model.eval()
+    logits = run.model(start.to(run.device), logits=True)
+    return {"input_ids": row.input_ids[0, :length].clone(), "logits": logits.cpu().contiguous()}
