@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from stillroom.commands import recipe
+from stillroom.commands import cache, recipe
 from stillroom.errors import StillroomError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(cache.app, name="cache")
 app.add_typer(recipe.app, name="recipe")
 
 
