@@ -1,0 +1,29 @@
+"""Seeded draws that depend on names, not on the order in which things come."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from random import Random
+
+
+def rng(seed: int, *names: str | int) -> Random:
+    """A generator of its own for each (seed, names): a new record leaves the draws of all others alone."""
+    return Random("/".join(str(part) for part in (seed, *names)))
+
+
+def rank(seed: int, name: str) -> bytes:
+    """A place in a random order: sorting names by it shuffles them."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
+def held_out(groups: Iterable[str], share: float, seed: int) -> frozenset[str]:
+    """`share` of the distinct groups, drawn by the seed.
+
+    With a share above 0 and two groups or more, at least one is held out and at least one is not.
+    """
+    ordered = sorted(set(groups), key=lambda group: rank(seed, group))
+    if share <= 0 or len(ordered) < 2:
+        return frozenset()
+    count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    return frozenset(ordered[:count])
