@@ -7,9 +7,9 @@ from stillroom.benchmarks.base import Sample
 from stillroom.benchmarks.booksum import BookSum
 from stillroom.benchmarks.mqa import Mqa, best_subspan_em
 from stillroom.benchmarks.raft import Raft, tagged
-from stillroom.benchmarks.text import normalise
 from stillroom.errors import InputError
 from stillroom.records import Conversation, Message
+from stillroom.squad import normalise
 from stillroom.stages.evaluate import Params
 
 

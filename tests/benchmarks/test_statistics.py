@@ -81,8 +81,18 @@ def test_choice_of_interval():
     assert st.estimate(numbers([1, 0, 1, 1])).method == "Wilson"
     assert st.estimate(numbers([0.5, 0.1, 0.7])).method == "t"
     assert st.estimate(numbers([1, 0, 1, 1], groups=["a", "a", "b", "b"])).method == "bootstrap over groups"
-    lone = st.estimate(numbers([0.5, 0.4], groups=["a", "a"]))
+    lone = st.estimate(numbers([0.5]))
     assert (lone.low, lone.high, lone.method) == (None, None, "too few groups")
+
+
+def test_one_group_gets_an_interval_that_says_so():
+    values = [0.5, 0.1, 0.7]
+    inside = st.estimate(numbers(values, groups=["a"] * 3))
+    apart = st.estimate(numbers(values))
+    assert (inside.low, inside.high) == (apart.low, apart.high)
+    assert (inside.groups, inside.method) == (1, "t, within one group")
+    paired = st.compare(numbers([1, 1, 0], groups=["a"] * 3), numbers([0, 1, 0], groups=["a"] * 3))
+    assert paired.method == "McNemar exact, within one group"
 
 
 def coverage(groups, size, runs=300):

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from stillroom.artifacts import sha256
 from stillroom.benchmarks import statistics
 from stillroom.chat_format import ChatFormat, encode, end_id
+from stillroom.draws import rank
 from stillroom.errors import InputError
 from stillroom.params import Sampling, Settings
 from stillroom.progress import track
@@ -175,7 +175,7 @@ class Questions(Benchmark):
 
     def chosen(self, records: Sequence[Conversation], seed: int) -> list[Conversation]:
         """The records of `limit` units that the seed draws, sorted by id."""
-        units = sorted({self.unit(r) for r in records}, key=lambda unit: sha256(f"{seed}:{unit}"))
+        units = sorted({self.unit(r) for r in records}, key=lambda unit: rank(seed, unit))
         kept = set(units[: self.limit])
         return sorted((r for r in records if self.unit(r) in kept), key=lambda r: r.id)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from stillroom.benchmarks.base import Curve, Measure, Questions, Sample, Scores, meta
-from stillroom.benchmarks.text import normalise
 from stillroom.records import Conversation
+from stillroom.squad import normalise
 
 ACCURACY = Measure("accuracy", "accuracy", "share", "higher")
 

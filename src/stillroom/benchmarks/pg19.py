@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from stillroom.artifacts import sha256
 from stillroom.benchmarks.base import Benchmark, Curve, Measure, Sample, Scores, Subject
 from stillroom.chat_format import encode_texts
+from stillroom.draws import rank
 from stillroom.errors import InputError, ModelError
 from stillroom.progress import track
 
@@ -105,7 +105,7 @@ class Pg19(Benchmark):
         """Name and text of the chosen books, sorted by name."""
         if not data.is_dir():
             raise InputError("no such folder", where=str(data), hint="run `stillroom fetch` first")
-        files = sorted(data.rglob("*.txt"), key=lambda f: sha256(f"{seed}:{f.relative_to(data)}"))
+        files = sorted(data.rglob("*.txt"), key=lambda f: rank(seed, f.relative_to(data).as_posix()))
         chosen = sorted(files[: self.limit])
         return {
             f.relative_to(data).with_suffix("").as_posix(): read_text(f)[: self.characters] for f in chosen

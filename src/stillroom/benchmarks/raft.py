@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from stillroom.benchmarks import rouge
 from stillroom.benchmarks.base import Measure, Questions, Sample, Scores, mean, meta
-from stillroom.benchmarks.text import normalise
 from stillroom.records import Conversation
+from stillroom.squad import normalise
 from stillroom.teacher.prompts import ANSWER_TAG
 
 

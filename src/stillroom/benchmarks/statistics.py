@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "worse", "unresolved"]
+
+E = TypeVar("E", "Estimate", "Comparison")
 
 LEVEL = 0.95
 REPLICATES = 10_000
@@ -65,6 +67,10 @@ class Numbers:
         """Whether every sample is a group of its own."""
         return len(set(self.groups)) == len(self.groups)
 
+    def split(self) -> Numbers:
+        """The same samples, each a group of its own."""
+        return replace(self, groups=[str(i) for i in range(len(self.groups))])
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -94,8 +100,13 @@ class Comparison:
 
 
 def estimate(numbers: Numbers) -> Estimate:
-    """Value and interval: Wilson for proportions, t for means, the cluster bootstrap for everything else."""
+    """Value and interval: Wilson for proportions, t for means, the cluster bootstrap for everything else.
+
+    Samples that are all of one group get an interval within it, which says nothing about other groups.
+    """
     n, groups = len(numbers.groups), len(set(numbers.groups))
+    if groups == 1 < n:
+        return _within(estimate(numbers.split()))
     value = numbers.value()
     low: float | None = None
     high: float | None = None
@@ -125,6 +136,8 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
     assert list(ours.groups) == list(baseline.groups), "samples are not paired"
     n, groups = len(ours.groups), len(set(ours.groups))
     delta = ours.value() - baseline.value()
+    if groups == 1 < n:
+        return _within(compare(ours.split(), baseline.split()))
     if groups < 2:
         return Comparison(delta, None, None, None, None, n, groups, "too few groups")
     sums = np.hstack([ours.grouped(), baseline.grouped()])
@@ -209,6 +222,11 @@ def t_within(t: float, freedom: int) -> float:
         term *= cosine * cosine * (k - 1) / k
         total += term
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def _within(found: E) -> E:
+    """Say that samples of one group were taken as independent."""
+    return replace(found, groups=1, method=f"{found.method}, within one group")
 
 
 def _difference(numbers: Numbers, sums: Floats) -> Floats:
