@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from stillroom.commands import cache, recipe
+from stillroom.commands import cache, plan, recipe, run
 from stillroom.errors import StillroomError
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app = typer.Typer(
 
 app.add_typer(cache.app, name="cache")
 app.add_typer(recipe.app, name="recipe")
+app.command()(run.run)
+app.command()(plan.plan)
 
 
 def run_stage(name: str, *items: str) -> None:
