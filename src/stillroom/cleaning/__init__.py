@@ -1,0 +1,1 @@
+"""Cleaning of raw conversations: what changes a conversation or drops it, in modules by subject."""

@@ -1,0 +1,136 @@
+"""A dump of JSON values, of any size ──▶ its records one by one, broken ones among them by name.
+
+JSON arrays and JSON Lines (told apart by the name's ending and the first character), Parquet; gzip and
+Zstandard. Memory is bounded by the largest record. A broken record does not end the reading:
+
+    [{"a": 1}, {"a": }, {"a": 3}]  ──▶  Record(1, 1, {"a": 1})  Broken(2, 11, "…")  Record(3, 20, {"a": 3})
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from stillroom.errors import InputError
+
+CHUNK = 1 << 20
+LARGEST_RECORD = 1 << 28
+"""bytes; a longer record means that a quote or bracket is missing"""
+COMPRESSED = (".gz", ".zst")
+ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet")
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
+"""a whole string, or a character that opens, closes or separates; a lone quote is a string without end"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A JSON value: its number (from 1) and byte offset in the uncompressed file."""
+
+    number: int
+    offset: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that is not JSON."""
+
+    number: int
+    offset: int
+    error: str
+
+
+def dump_files(folder: Path) -> list[Path]:
+    """The dump files of a folder, sorted. Raises InputError where a file's ending is not one of a dump."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    for path in paths:
+        if ending(path) not in ENDINGS:
+            hint = f"expected {', '.join(ENDINGS)}, also with {' or '.join(COMPRESSED)}"
+            raise InputError("not a dump of conversations", where=str(path), hint=hint)
+    return paths
+
+
+def ending(path: Path) -> str:
+    """`.jsonl` of `a.jsonl.gz`."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def read_dump(path: Path) -> Iterator[Record | Broken]:
+    """Stream the records of a file. Raises InputError where it cannot be read or decompressed."""
+    if ending(path) == ".parquet":
+        yield from _parquet(path)
+        return
+    try:
+        with io.BufferedReader(pa.input_stream(str(path), compression="detect"), CHUNK) as file:
+            start = file.peek(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+            array = ending(path) == ".json" and start == b"["
+            for number, (offset, text) in enumerate(_elements(file) if array else _lines(file), 1):
+                yield _parsed(number, offset, text)
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error})", where=str(path)) from None
+
+
+def _parsed(number: int, offset: int, text: bytes) -> Record | Broken:
+    try:
+        return Record(number, offset, orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        return Broken(number, offset, f"not valid JSON ({error})")
+
+
+def _lines(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    for line in file:
+        if text := line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b"").strip():
+            yield offset, text
+        offset += len(line)
+
+
+def _elements(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+    """The elements of one JSON array, with their offsets. A cut-off end is the last, broken element."""
+    buffer = b""
+    base = position = start = depth = 0
+    while chunk := file.read(CHUNK):
+        buffer = buffer[start:] + chunk
+        base, position, start = base + start, position - start, 0
+        if len(buffer) > LARGEST_RECORD:
+            break
+        for match in TOKEN.finditer(buffer, position):
+            token = match[0]
+            if token in b"[{":
+                depth += 1
+                start = match.end() if depth == 1 else start
+            elif token in b"]}":
+                depth -= 1
+            elif token == b'"':
+                break
+            position = match.end()
+            if depth == 0 or (depth == 1 and token == b","):
+                if text := buffer[start : match.start()].strip():
+                    yield base + start, text
+                start = position
+            if depth == 0:
+                if rest := (buffer[position:] + file.read(CHUNK)).strip():
+                    yield base + position, rest
+                return
+    yield base + start, buffer[start:] or b"["
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(1000) for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield Record(number, 0, row)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"not a Parquet file ({error})", where=str(path)) from None

@@ -1,0 +1,47 @@
+"""OpenAssistant trees: a prompt, ranked replies, replies to them; the best-ranked path is the conversation.
+
+    {"message_tree_id": "054e…", "prompt": {"role": "prompter", "text": "How do I …?", "replies": [
+        {"role": "assistant", "text": "First …", "rank": 0, "replies": [
+            {"role": "prompter", "text": "And then?", "replies": []}]},
+        {"role": "assistant", "text": "It depends.", "rank": 1, "replies": []}]}}
+
+Deleted messages are not followed; unranked replies come after ranked ones, in the file's order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stillroom.records import Message, Role
+from stillroom.sources.adapter import Adapter, Unfit, turns
+
+ROLES: dict[str, Role] = {"prompter": "user", "assistant": "assistant"}
+
+
+def fits(record: Any) -> bool:
+    """An object with a `prompt` that may have `replies`."""
+    return isinstance(record, dict) and isinstance(record.get("prompt"), dict) and "text" in record["prompt"]
+
+
+def read(record: Any) -> tuple[object, list[Message]]:
+    """Id of the tree and the messages of its best path."""
+    if not fits(record):
+        raise Unfit("no `prompt` with a text")
+    return record.get("message_tree_id"), turns(_best_path(record["prompt"]), "role", "text", ROLES)
+
+
+def _best_path(node: dict[str, Any]) -> list[dict[str, Any]]:
+    path = [node]
+    while replies := [
+        r for r in path[-1].get("replies") or () if isinstance(r, dict) and not r.get("deleted")
+    ]:
+        path.append(min(replies, key=_rank))
+    return path
+
+
+def _rank(reply: dict[str, Any]) -> float:
+    rank = reply.get("rank")
+    return float(rank) if isinstance(rank, int | float) else float("inf")
+
+
+ADAPTER = Adapter("oasst", fits, read)
