@@ -5,9 +5,9 @@ data/processed/packed, models/base ──▶ train ──▶ models/checkpoint, 
 
     stillroom train
 
-A run that was interrupted (signal, kill, power) goes on from its last checkpoint when it is started again, with
-any number of processes: its work folder is named by the recipe, the data and the base model, so that a changed
-one starts anew.
+A run that was interrupted (signal, kill, power) goes on from its last checkpoint when it is started again,
+with any number of processes: its work folder is named by the recipe, the data and the base model, so that a
+changed one starts anew.
 """
 
 from __future__ import annotations

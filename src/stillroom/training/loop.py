@@ -1,7 +1,7 @@
 """Steps, validation and checkpoints of a training run: what every process of it does.
 
-Process 0 alone prepares files, shows progress and keeps the curve; the others only compute. The loss of a step
-is Σ cross-entropy / number of labelled tokens of the whole global batch, however the rows are spread.
+Process 0 alone prepares files, shows progress and keeps the curve; the others only compute. The loss of a
+step is Σ cross-entropy / number of labelled tokens of the whole global batch, however the rows are spread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stillroom.artifacts import read_json, write_json
 from stillroom.errors import InputError, TrainingError
 from stillroom.progress import track
 from stillroom.training import checkpoint
-from stillroom.training.model import PackedModel, load, read_config
+from stillroom.training.model import PackedModel, load, precision, read_config
 from stillroom.training.optimizer import adamw, learning_rate
 from stillroom.training.recipe import ELASTIC, Recipe
 from stillroom.training.rows import MicroBatch, PackedRows, rewrite, rows_of_step, share
@@ -262,7 +262,7 @@ def finish(run: Run) -> None:
     """Write the trained weights, with all that conversion needs to know, as `work/final`."""
     files = {
         "info.json": orjson.dumps(_info(run), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
-        "config.json": run.model.lm.config.to_json_string(use_diff=False).encode(),
+        "config.json": run.model.lm.config.to_json_string().encode(),
         "curve.csv": run.curve.encode(),
         "probe.safetensors": safetensors_bytes(_probe(run)),
     }
@@ -283,6 +283,7 @@ def _info(run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "adapter": run.recipe.adapter,
+        "precision": precision(run.recipe, run.device),
         "recipe": run.recipe.model_dump(exclude=ELASTIC),
         "data": run.info,
     }

@@ -73,7 +73,7 @@ def read_config(base: Path, rope: Rope | None, context: int) -> PretrainedConfig
         raise ModelError(
             f"rows hold {context:,} tokens, the model has positions for {config.max_position_embeddings:,}",
             where=f"{base}/config.json: max_position_embeddings",
-            hint=f"stretch them (train.rope: {{type: linear, factor: {factor}}}) or lower common.context_length",
+            hint=f"stretch them (train.rope: {{type: linear, factor: {factor}}}) or lower the context",
         )
     return config
 
@@ -160,7 +160,8 @@ def _with_adapter(lm: Any, recipe: Recipe) -> Any:
 def _shard(model: PackedModel, mesh: DeviceMesh, recipe: Recipe, device: torch.device) -> None:
     """A shard group per layer, one for untied embeddings, and the rest (norm, head) with the root."""
     lm = model.lm
-    policy = mixed_precision(recipe, device)
+    narrow = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = narrow if precision(recipe, device) == "bfloat16" else MixedPrecisionPolicy()
     for layer in (m for m in lm.modules() if type(m).__name__ in set(lm._no_split_modules)):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     if not lm.config.tie_word_embeddings:
@@ -168,12 +169,11 @@ def _shard(model: PackedModel, mesh: DeviceMesh, recipe: Recipe, device: torch.d
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
-def mixed_precision(recipe: Recipe, device: torch.device) -> MixedPrecisionPolicy:
-    """What FSDP casts weights to for the arithmetic; gradients are always reduced in float32."""
-    narrow = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
-    if not narrow:
-        return MixedPrecisionPolicy()
-    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+def precision(recipe: Recipe, device: torch.device) -> str:
+    """The type of the arithmetic: float32 or bfloat16."""
+    if recipe.precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return recipe.precision
 
 
 def _broadcast_buffers(lm: nn.Module, whole: nn.Module | None) -> None:

@@ -18,11 +18,11 @@ ELASTIC = {"processes", "checkpoint_every", "keep_checkpoints"}
 class Lora(Settings):
     """A low-rank adapter: W + (alpha / r) · B A, only A and B are trained (arXiv:2106.09685)."""
 
-    r: int = Field(16, ge=1)
+    r: int = Field(default=16, ge=1)
     """rank of the update"""
-    alpha: float = Field(32, gt=0)
+    alpha: float = Field(default=32, gt=0)
     """scale of the update, divided by r"""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """of the adapter's input"""
     targets: Literal["all-linear"] | list[str] = "all-linear"
     """names of the linear layers that get an adapter (q_proj, v_proj, …), or all but the head"""
@@ -50,7 +50,7 @@ class Recipe(Block):
     """of the arithmetic; weights and their updates stay float32; auto is bfloat16 on GPUs, else float32"""
     adapter: Literal["none", "lora", "qlora"] = "none"
     """none trains every weight; qlora holds the base in 4 bits (nf4, needs bitsandbytes and GPUs)"""
-    lora: Lora = Field(default_factory=Lora)
+    lora: Lora = Lora()
     """the adapter, for lora and qlora"""
     rope: Rope | None = None
     """stretch of the base model's context; null keeps it"""

@@ -1,8 +1,8 @@
 """Packed rows on disk ──▶ the micro-batches of each process and step.
 
 Parquet cannot be read row by row, so the rows are rewritten once as an Arrow file, which every process maps
-into memory: it touches only the rows that it trains on. Which rows a step takes is a pure function of seed and
-step: there is no loader state, and the number of processes changes nothing.
+into memory: it touches only the rows that it trains on. Which rows a step takes is a pure function of seed
+and step: there is no loader state, and the number of processes changes nothing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,8 @@
+"""A DCP checkpoint into a Hugging Face folder: weights shard by shard, then everything around them.
+
+sources    the trained tensors, wherever they lie (checkpoint, or base and adapter)
+adapter    an adapter kept apart ──▶ a peft folder
+weights    tensors ──▶ safetensors shards and their index
+folder     config, generation config, tokenizer, model card
+probe      does the folder compute what the trained model computed?
+"""

@@ -1,0 +1,54 @@
+"""Does the folder compute what the trained model computed?
+
+Training leaves the logits of a short text beside the checkpoint. The folder is loaded as anybody would load
+it, its weights left on disk and read layer by layer, and must give the same logits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from stillroom.errors import ModelError
+
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2, "nf4": 0.25}
+"""‖logits − trained‖ / ‖trained‖ that the rounding of weights and arithmetic explains"""
+
+
+def verify(folder: Path, probe: Path, roundings: Iterable[str]) -> float:
+    """The relative error of the folder's logits. Raises ModelError where no rounding explains it."""
+    expected = load_file(probe)
+    with tempfile.TemporaryDirectory() as scratch:
+        logits = _logits(folder, expected["input_ids"], Path(scratch))
+    difference = torch.linalg.vector_norm(logits - expected["logits"])
+    error = float(difference / torch.linalg.vector_norm(expected["logits"]))
+    if not error <= max(TOLERANCE[rounding] for rounding in roundings):
+        raise ModelError(
+            f"the converted model's logits differ from the trained model's by {error:.2g} (relative)",
+            where=str(probe),
+            hint="the checkpoint and the base model belong to different runs, or the family is not supported",
+        )
+    return error
+
+
+@torch.no_grad()
+def _logits(folder: Path, input_ids: torch.Tensor, scratch: Path) -> torch.Tensor:
+    """Logits (T, vocabulary) of a text (T). Raises ModelError where from_pretrained finds anything amiss."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, device_map={"": "disk"}, offload_folder=scratch, output_loading_info=True
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[kind]:
+            raise ModelError(
+                f"from_pretrained reports {kind.replace('_', ' ')}: {min(report[kind])}", where=str(folder)
+            )
+    logits: torch.Tensor = model(input_ids=input_ids[None]).logits[0].float()
+    return logits

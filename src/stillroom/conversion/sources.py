@@ -1,0 +1,137 @@
+"""The trained tensors by name, a few at a time: from a DCP checkpoint, or from base shards and an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+
+from stillroom.errors import ModelError
+
+Shapes = dict[str, tuple[int, ...]]
+PREFIX = "model."
+"""of the model's tensors in a checkpoint"""
+LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+class Source(Protocol):
+    """Trained tensors: their names and shapes, and any few of them."""
+
+    shapes: Shapes
+    as_trained: bool
+    """named as in memory, or as in model files: some families differ"""
+
+    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these names, float32 where they were trained."""
+
+
+class Checkpoint:
+    """The tensors of a DCP directory. Raises ModelError where it is none."""
+
+    as_trained = True
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+        except FileNotFoundError:
+            raise ModelError(
+                "not a checkpoint", where=str(folder), hint="run the stage `train` first"
+            ) from None
+        self._entries = {
+            name.removeprefix(PREFIX): entry
+            for name, entry in entries.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+        self.shapes: Shapes = {name: tuple(entry.size) for name, entry in self._entries.items()}
+
+    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these names. Raises ModelError where a file is missing or cut short."""
+        wanted: dict[str, Any] = {
+            PREFIX + name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name in names
+            for entry in [self._entries[name]]
+        }
+        reader = FileSystemReader(self._folder)
+        try:
+            dcp_load(wanted, storage_reader=reader, no_dist=True)
+        except (OSError, RuntimeError, EOFError) as error:
+            first = str(error).strip().splitlines()[-1]
+            raise ModelError(f"the checkpoint cannot be read: {first}", where=str(self._folder)) from None
+        return {name.removeprefix(PREFIX): tensor for name, tensor in wanted.items()}
+
+
+class Merged:
+    """A base folder with an adapter folded in: W + scale · B A, in float32.
+
+    `wanted` are the names that the model has; a base folder may hold others, such as buffers of old versions.
+    Raises ModelError where an adapter's layer has no weight in the base.
+    """
+
+    as_trained = False
+
+    def __init__(self, base: Path, adapter: Checkpoint, scale: float, wanted: Iterable[str]) -> None:
+        self._adapter, self._scale = adapter, scale
+        names = {name: path for path in sorted(base.glob("*.safetensors")) for name in _names(path)}
+        self._files = {name: names[name] for name in wanted if name in names}
+        if not self._files:
+            raise ModelError(
+                "no safetensors files", where=str(base), hint="merging an adapter reads the base model's"
+            )
+        self.shapes: Shapes = {name: _shape(path, name) for name, path in self._files.items()}
+        self._targets = {f"{layer}.weight" for layer in layers(adapter.shapes)}
+        if missing := sorted(self._targets - set(self._files)):
+            raise ModelError(
+                f"the adapter is for {missing[0]!r}, which the base model lacks", where=str(base)
+            )
+
+    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The tensors of these names, with the adapter's part added."""
+        return {name: self._merged(name) for name in names}
+
+    def _merged(self, name: str) -> torch.Tensor:
+        with safe_open(self._files[name], "pt") as file:
+            weight: torch.Tensor = file.get_tensor(name)
+        if name not in self._targets:
+            return weight
+        layer = name.removesuffix(".weight")
+        parts = self._adapter.read([layer + LORA_A, layer + LORA_B])
+        return weight.float() + (parts[layer + LORA_B] @ parts[layer + LORA_A]) * self._scale
+
+
+def layers(names: Iterable[str]) -> list[str]:
+    """The layers that an adapter's tensors belong to. Raises ModelError for a tensor that belongs to none."""
+    found = set()
+    for name in names:
+        ending = next((end for end in (LORA_A, LORA_B) if name.endswith(end)), None)
+        if ending is None:
+            raise ModelError(f"{name!r} is not an adapter's tensor", where="models/checkpoint")
+        found.add(name.removesuffix(ending))
+    return sorted(found)
+
+
+def require_same(found: Mapping[str, tuple[int, ...]], expected: Shapes, where: str) -> None:
+    """Raise ModelError, naming one, where a tensor is missing, unknown, or of another shape."""
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelError(f"the tensor {name!r} is missing", where=where)
+        if found[name] != shape:
+            raise ModelError(f"{name!r} has shape {found[name]}, the model wants {shape}", where=where)
+    if extra := sorted(set(found) - set(expected)):
+        raise ModelError(f"the model has no tensor {extra[0]!r}", where=where)
+
+
+def _names(path: Path) -> list[str]:
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def _shape(path: Path, name: str) -> tuple[int, ...]:
+    with safe_open(path, "pt") as file:
+        return tuple(file.get_slice(name).get_shape())

@@ -1,0 +1,95 @@
+"""Tensors ──▶ safetensors shards and their index, one shard in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
+
+from stillroom.artifacts import write_json
+from stillroom.conversion.sources import Shapes, Source, require_same
+from stillroom.errors import ModelError
+
+
+class Architecture:
+    """What a config's model is made of: names and shapes in memory, and in model files, where some differ."""
+
+    def __init__(self, folder: Path) -> None:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        tensors = dict(self._model.named_parameters())
+        self.in_memory: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.on_disk: Shapes = {name: tuple(t.shape) for name, t in self.to_disk(dict(tensors)).items()}
+
+    def to_disk(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same tensors under the names, and cut into the parts, that model files have."""
+        converted: dict[str, torch.Tensor] = revert_weight_conversion(self._model, tensors)
+        return converted
+
+
+def write_shards(
+    source: Source, architecture: Architecture, folder: Path, dtype_name: str, limit: int
+) -> None:
+    """Write the source's tensors in a torch dtype, in files of at most `limit` bytes (or one tensor).
+
+    Raises ModelError where tensors are missing, extra or misshapen, or a value is not finite in that type.
+    """
+    dtype: torch.dtype = getattr(torch, dtype_name)
+    expected = architecture.in_memory if source.as_trained else architecture.on_disk
+    require_same(source.shapes, expected, "models/checkpoint" if source.as_trained else "models/base")
+    groups = list(_groups({name: source.shapes[name] for name in expected}, dtype.itemsize, limit))
+    placed: dict[str, str] = {}
+    written: Shapes = {}
+    size = 0
+    for number, names in enumerate(groups, 1):
+        file = (
+            "model.safetensors"
+            if len(groups) == 1
+            else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        )
+        tensors = source.read(names)
+        cast = {name: _cast(name, tensors.pop(name), dtype) for name in names}
+        if source.as_trained:
+            cast = architecture.to_disk(cast)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in cast.items()}, folder / file, {"format": "pt"}
+        )
+        placed |= dict.fromkeys(cast, file)
+        written |= {name: tuple(tensor.shape) for name, tensor in cast.items()}
+        size += sum(tensor.nbytes for tensor in cast.values())
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}
+        write_json(folder / "model.safetensors.index.json", index)
+    require_same(written, architecture.on_disk, "models/tuned")
+
+
+def _groups(shapes: Shapes, item: int, limit: int) -> Iterator[list[str]]:
+    """Names in order, as many together as fit."""
+    group: list[str] = []
+    room = limit
+    for name, shape in shapes.items():
+        size = item * int(torch.Size(shape).numel())
+        if group and size > room:
+            yield group
+            group, room = [], limit
+        group.append(name)
+        room -= size
+    yield group
+
+
+def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A float tensor in the folder's type; integers stay."""
+    result = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if not torch.isfinite(result).all():
+        broken = not torch.isfinite(tensor).all()
+        raise ModelError(
+            f"{name!r} holds values that are not finite{'' if broken else f' in {dtype}'}",
+            where="models/checkpoint",
+            hint="train again with a lower train.lr" if broken else "set convert.dtype: bfloat16",
+        )
+    return result
