@@ -147,7 +147,7 @@ class Asker:
             api_key=self._secret or "none",
             max_retries=0,
             timeout=self.teacher.timeout,
-            http_client=openai.DefaultAioHttpClient(),
+            http_client=openai.DefaultAioHttpClient(trust_env=not self._is_local()),
         )
         return self
 
@@ -291,6 +291,10 @@ class Asker:
             self._raise_if_hopeless(failure, tries)
             delay = backoff(tries) if wait is None else wait
             await asyncio.sleep(self._gate.congested(delay) if congested else delay)
+
+    def _is_local(self) -> bool:
+        """Whether the endpoint is this machine: no proxy stands between."""
+        return httpx2.URL(self.base_url).host in ("127.0.0.1", "localhost", "::1")
 
     def _count(self, row: Row) -> None:
         self.counts["asked"] += 1

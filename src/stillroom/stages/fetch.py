@@ -1,0 +1,186 @@
+"""Sources, as params.yaml names them, into data/raw: the only stage that touches the outside.
+
+files, URLs, hub repositories ──▶ fetch ──▶ data/raw/{conversations,chapters,questions,passages,documents}/,
+                                            data/benchmarks/pg19/
+
+    stillroom fetch
+
+A source is one of
+    {path: sharegpt.json}                                 a file, or a folder's content, under fetch.root
+    {url: https://…/a.jsonl.gz, sha256: 9f…}              a download, verified; `name` renames it
+    {hub: owner/name, revision: 1a2b…, files: ["*.json"]} a hub data set (`kind: model`: a model)
+"""
+
+from __future__ import annotations
+
+import shutil
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.artifacts import atomic_directory
+from stillroom.errors import InputError, ParamsError
+from stillroom.params import Block, Settings
+from stillroom.progress import track
+from stillroom.sources.download import download, hub_folder
+
+
+class Source(Settings):
+    """One place to take files from: exactly one of `path`, `url` and `hub`."""
+
+    path: str | None = None
+    """a file, or a folder whose content is taken; relative to fetch.root"""
+    url: str | None = None
+    """an https address; needs `sha256`"""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """of the content behind the URL, in hex"""
+    name: str | None = None
+    """name of the downloaded file; default: the URL's last part"""
+    hub: str | None = None
+    """a hub repository, owner/name; needs `revision`"""
+    revision: str | None = None
+    """commit of the repository: a branch would change under the same params"""
+    files: list[str] = []
+    """which of the repository's files, as globs; empty: all"""
+    kind: Literal["dataset", "model"] = "dataset"
+    """of the repository"""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Source:
+        """One place, with what pins it."""
+        if sum(place is not None for place in (self.path, self.url, self.hub)) != 1:
+            raise ValueError("a source needs exactly one of path, url, hub")
+        if self.url is not None and self.sha256 is None:
+            raise ValueError("a url needs its sha256")
+        if self.url is not None and not _secure(self.url):
+            raise ValueError("a url must be https")
+        if self.hub is not None and self.revision in (None, "main"):
+            raise ValueError("a hub repository needs a revision (a commit)")
+        return self
+
+    def __str__(self) -> str:
+        return self.path or self.url or f"{self.hub} at {self.revision}"
+
+
+class Sources(Settings):
+    """What each folder of data/raw is filled from; no sources: the folder stays empty."""
+
+    conversations: list[Source] = []
+    """chat dumps, for `extract`"""
+    chapters: list[Source] = []
+    """book chapters with summaries, for `booksum`"""
+    questions: list[Source] = []
+    """questions with answers and gold passages, for `mqa`"""
+    passages: list[Source] = []
+    """more passages that distractors are drawn from, for `mqa`"""
+    documents: list[Source] = []
+    """the document folder of `raft`"""
+    pg19: list[Source] = []
+    """whole books as plain text, for perplexity"""
+
+
+class Params(Block):
+    """Settings of `fetch`."""
+
+    root: str = "data/local"
+    """the folder that local paths are relative to; DVC watches it"""
+    sources: Sources = Sources()
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What the stage writes: a folder for each kind of source."""
+
+    folders: dict[str, Path] = field(
+        default_factory=lambda: {
+            "conversations": Path("data/raw/conversations"),
+            "chapters": Path("data/raw/chapters"),
+            "questions": Path("data/raw/questions"),
+            "passages": Path("data/raw/passages"),
+            "documents": Path("data/raw/documents"),
+            "pg19": Path("data/benchmarks/pg19"),
+        }
+    )
+
+
+def run(paths: Paths, params: Params) -> None:
+    """Fill all folders, each whole or not at all.
+
+    Raises InputError where a local file is missing or two sources hold the same name, DownloadError where a
+    download fails; both say what to write in params.yaml.
+    """
+    with track("fetch", None, "bytes") as tracker:
+        for slot, folder in paths.folders.items():
+            sources: list[Source] = getattr(params.sources, slot)
+            with atomic_directory(folder) as new:
+                for index, source in enumerate(sources):
+                    where = f"fetch.sources.{slot}.{index}"
+                    for name, path in located(source, Path(params.root), where, tracker.advance):
+                        _copy(path, new / name, where)
+                        tracker.advance(path.stat().st_size)
+
+
+def located(
+    source: Source, root: Path, where: str, progress: Callable[[int], None]
+) -> Iterator[tuple[str, Path]]:
+    """(name in the folder, file to copy) of everything that a source holds, sorted by name.
+
+    Raises InputError or DownloadError naming `where`, the source's place in params.yaml.
+    """
+    if source.url is not None and source.sha256 is not None:
+        name = source.name or Path(urllib.parse.urlsplit(source.url).path).name
+        yield name, download(source.url, source.sha256, progress, _by_hand(name, root, where))
+    elif source.hub is not None and source.revision is not None:
+        wanted = ", ".join(source.files) or "its files"
+        hint = _by_hand(wanted, root, where)
+        yield from _files(hub_folder(source.hub, source.revision, source.kind, source.files, hint))
+    else:
+        yield from _local(root, source.path or "", where)
+
+
+def _local(root: Path, relative: str, where: str) -> Iterator[tuple[str, Path]]:
+    path = root / relative
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        hint = "DVC watches only fetch.root: put the file under it, or set fetch.root"
+        raise ParamsError(f"{relative} lies outside of fetch.root ({root})", where=where, hint=hint)
+    if path.is_file():
+        yield path.name, path
+    elif path.is_dir():
+        yield from _files(path)
+    else:
+        raise InputError(
+            "no such file or folder", where=str(path), hint=f"put it there, or edit {where}.path"
+        )
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below a folder but the hidden ones, sorted by name."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            yield name.as_posix(), path
+
+
+def _copy(path: Path, target: Path, where: str) -> None:
+    if target.exists():
+        hint = "rename one of them, or put them into two folders"
+        raise InputError(f"two sources hold a file {target.name!r}", where=where, hint=hint)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+
+
+def _by_hand(name: str, root: Path, where: str) -> str:
+    """What to do on a machine without a network."""
+    return f"without a network: put {name} into {root}/ and write {{path: {name}}} at {where} of params.yaml"
+
+
+def _secure(url: str) -> bool:
+    """https; plain http only to this very machine."""
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme == "https" or (
+        parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
+    )
