@@ -17,13 +17,13 @@ def rank(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()
 
 
-def held_out(groups: Iterable[str], share: float, seed: int) -> frozenset[str]:
+def held_out(groups: Iterable[str], share: float, seed: int, *, at_least: int = 1) -> frozenset[str]:
     """`share` of the distinct groups, drawn by the seed.
 
-    With a share above 0 and two groups or more, at least one is held out and at least one is not.
+    With a share above 0 and two groups or more, `at_least` so many are held out and at least one is not.
     """
     ordered = sorted(set(groups), key=lambda group: rank(seed, group))
     if share <= 0 or len(ordered) < 2:
         return frozenset()
-    count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    count = min(max(at_least, round(share * len(ordered))), len(ordered) - 1)
     return frozenset(ordered[:count])

@@ -50,9 +50,9 @@ class Params(Block):
     """the format in which tokens are counted"""
     context_length: int = 32768
     """most tokens of an example"""
-    eval_share: float = Field(0.1, ge=0, lt=1)
+    eval_share: float = Field(default=0.1, ge=0, lt=1)
     """share of the books held out for the benchmark; above 0, at least one of two or more"""
-    answer_tokens: int = Field(512, ge=1)
+    answer_tokens: int = Field(default=512, ge=1)
     """room that an evaluation prompt leaves for the answer: at least evaluate.booksum.max_tokens"""
 
 

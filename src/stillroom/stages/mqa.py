@@ -5,8 +5,8 @@ data/raw/{questions,passages} ──▶ mqa ──▶ data/interim/mqa.jsonl, da
     stillroom mqa
 
 The other documents are those that BM25 finds most alike to the question and that hold none of its answers.
-The gold document stands anywhere with the same chance. Questions are held out for the benchmark, where each is
-asked with every number of documents.
+The gold document stands anywhere with the same chance. Questions are held out for the benchmark, where each
+is asked with every number of documents.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Params(Block):
     """fewest and most documents of a training example; every number between has the same chance"""
     eval_documents: list[int] = [20, 30, 50]
     """numbers of documents with which each held-out question is asked"""
-    eval_share: float = Field(0.1, ge=0, lt=1)
+    eval_share: float = Field(default=0.1, ge=0, lt=1)
     """share of the questions held out for the benchmark; above 0, at least one of two or more"""
-    answer_tokens: int = Field(100, ge=1)
+    answer_tokens: int = Field(default=100, ge=1)
     """room that an evaluation prompt leaves for the answer: at least evaluate.mqa.max_tokens"""
     completion: Literal["full", "answer"] = "full"
     """full: `Answer: … / Long Answer: … / Gold Document ID: n`, one a line; answer: the answer alone"""
