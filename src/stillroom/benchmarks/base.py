@@ -82,6 +82,7 @@ class Curve:
 
     name: str
     x_title: str
+    y_title: str
     points: Callable[[Sequence[Sample]], dict[int, tuple[Measure, list[Sample]]]]
 
 

@@ -47,8 +47,8 @@ class Mqa(Questions):
         "one question are one group."
     )
     curves: ClassVar[tuple[Curve, ...]] = (
-        Curve("documents", "documents in the prompt", by("documents")),
-        Curve("position", "gold document's place, % of the way", by("position")),
+        Curve("documents", "documents in the prompt", "accuracy", by("documents")),
+        Curve("position", "gold document's place, % of the way", "accuracy", by("position")),
     )
 
     max_tokens: int = 100

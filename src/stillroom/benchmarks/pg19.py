@@ -57,7 +57,9 @@ class Pg19(Benchmark):
         "its size: definition assumed. Books shorter than the longest window are skipped; lengths beyond a"
         " model's positions are left out."
     )
-    curves: ClassVar[tuple[Curve, ...]] = (Curve("length", "context length, tokens", points),)
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve("length", "context length, tokens", "byte perplexity", points),
+    )
 
     lengths: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [
         2048,

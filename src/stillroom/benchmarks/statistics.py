@@ -86,8 +86,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours minus baseline on the same samples; p is two-sided, `detectable` the difference that 80 % of
-    repetitions of this benchmark would resolve."""
+    """Ours minus baseline on the same samples; p is two-sided.
+
+    detectable: the difference that 80 % of repetitions of this benchmark would resolve; None where the groups
+    are so few that no difference can be resolved.
+    """
 
     delta: float
     low: float | None
@@ -148,7 +151,8 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
     if ours.independent and not ours.exp and bool(np.isin(pair, (0.0, 1.0)).all()):
         won, lost = int((pair[0] > pair[1]).sum()), int((pair[0] < pair[1]).sum())
         method, p = "McNemar exact", mcnemar(won, lost)
-    detectable = minimum_detectable(float(draws.std(ddof=1)))
+    resolvable = _bootstrap_p(np.ones(len(draws)), groups) <= 1 - LEVEL
+    detectable = minimum_detectable(float(draws.std(ddof=1))) if resolvable else None
     return Comparison(delta, low, high, p, detectable, n, groups, method)
 
 

@@ -1,0 +1,1 @@
+"""From metrics and samples to one page: read, tables, figures, page."""

@@ -1,0 +1,136 @@
+"""reports/{metrics,samples,figures} ──▶ what the report is made of, with the hash of every file as read."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from stillroom.artifacts import open_input, read_json, read_jsonl, sha256
+from stillroom.benchmarks import BENCHMARKS
+from stillroom.benchmarks.base import Sample
+from stillroom.draws import rank
+from stillroom.errors import InputError
+
+Item = tuple[str, str]
+"""(model, benchmark)"""
+
+
+@dataclass
+class Inputs:
+    """Everything that was read. `shown` holds the samples with their texts, `samples` all of them without."""
+
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """metrics of the data and training stages, by stage"""
+    metrics: dict[Item, dict[str, Any]] = field(default_factory=dict)
+    labels: dict[Item, dict[str, Any]] = field(default_factory=dict)
+    samples: dict[Item, list[Sample]] = field(default_factory=dict)
+    shown: dict[Item, list[Sample]] = field(default_factory=dict)
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    """records that extract dropped: a few of each reason"""
+    training: list[dict[str, float]] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    """path ──▶ SHA-256"""
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that have figures, sorted."""
+        return sorted({model for model, _ in self.metrics})
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Names of the benchmarks that have figures, in the registry's order."""
+        found = {benchmark for _, benchmark in self.metrics}
+        return [name for name in BENCHMARKS if name in found]
+
+
+def read(metrics: Path, samples: Path, figures: Path, shown: int, clip: int, examples: int = 3) -> Inputs:
+    """Read the three folders.
+
+    shown: most samples of a benchmark whose texts are kept, the same ones for every model.
+    clip: most characters of a text.  examples: of each reason for which extract dropped a record.
+    Raises InputError naming file and line.
+    """
+    found = Inputs()
+
+    def hashed(path: Path) -> Path:
+        found.files[path.as_posix()] = sha256(path)
+        return path
+
+    for path in sorted(metrics.glob("*.json")):
+        found.stages[path.stem] = _object(hashed(path))
+    for path in sorted(metrics.glob("evaluate/*/*.json")):
+        item = (path.parent.name, path.stem)
+        if path.stem not in BENCHMARKS:
+            continue
+        found.metrics[item] = _object(hashed(path))
+        rows = hashed(samples / path.parent.name / f"{path.stem}.jsonl")
+        found.samples[item] = [replace(sample, prompt="", output=None, gold=()) for sample in _samples(rows)]
+        chosen = heapq.nsmallest(shown, found.samples[item], key=lambda sample: rank(0, sample.id))
+        ids = {sample.id for sample in chosen}
+        found.shown[item] = [_clipped(sample, clip) for sample in _samples(rows) if sample.id in ids]
+        label = rows.with_suffix(".label.json")
+        if label.exists():
+            found.labels[item] = _object(hashed(label))
+    if (path := samples / "extract-dropped.jsonl").exists():
+        found.dropped = _examples(hashed(path), examples, clip)
+    if (path := figures / "train.csv").exists():
+        found.training = _numbers(hashed(path))
+    return found
+
+
+def clipped(text: str, most: int) -> str:
+    """A text cut in its middle, saying how much is left out: questions stand at the end of long prompts."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n⋯ {len(text) - 2 * half:,} characters ⋯\n{text[-half:]}"
+
+
+def _clipped(sample: Sample, most: int) -> Sample:
+    output = None if sample.output is None else clipped(sample.output, most)
+    gold = [clipped(text, most) for text in sample.gold]
+    return replace(sample, prompt=clipped(sample.prompt, most), output=output, gold=gold)
+
+
+def _samples(path: Path) -> Iterator[Sample]:
+    """The lines of a samples file."""
+    for number, row in read_jsonl(path):
+        try:
+            yield Sample(**row)
+        except TypeError as error:
+            raise InputError(f"not a sample ({error})", where=f"{path}:{number}") from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError("a JSON object was expected", where=str(path))
+    return value
+
+
+def _examples(path: Path, most: int, clip: int) -> list[dict[str, Any]]:
+    """The first dropped records of each reason."""
+    kept: dict[str, int] = {}
+    rows = []
+    for _, row in read_jsonl(path):
+        reason = str(row.get("reason"))
+        kept[reason] = kept.get(reason, 0) + 1
+        if kept[reason] <= most:
+            detail = clipped(str(row.get("detail") or ""), clip)
+            rows.append({"id": str(row.get("id")), "reason": reason, "detail": detail})
+    return sorted(rows, key=lambda row: (row["reason"], row["id"]))
+
+
+def _numbers(path: Path) -> list[dict[str, float]]:
+    """Rows of a CSV whose cells are numbers; empty cells are left out."""
+    with open_input(path) as file:
+        reader: Sequence[dict[str, str]] = list(csv.DictReader(file.read().decode().splitlines()))
+    try:
+        return [{key: float(cell) for key, cell in row.items() if cell} for row in reader]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a cell is not a number ({error})", where=str(path)) from None

@@ -1,0 +1,213 @@
+"""Tables, figures and samples ──▶ one HTML page that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import stillroom
+from stillroom.benchmarks import BENCHMARKS
+from stillroom.benchmarks.base import Sample
+from stillroom.reporting import figures, tables
+from stillroom.reporting.inputs import Inputs
+from stillroom.stages import STAGES
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "–"
+VERDICTS = {"better": "▲", "worse": "▼", "unresolved": "≈"}
+
+
+def page(inputs: Inputs, results: dict[str, Any], title: str) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"figure": figure, "signed": signed, "p": p_value, "plain": plain}
+    environment.filters |= {"flat": flat, "short": short}
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        version=stillroom.__version__,
+        style=Markup(_template("style.css")),
+        script=Markup(_template("page.js")),
+        results=results,
+        verdicts=VERDICTS,
+        summary=list(summary(results)),
+        strips={table["name"]: strips(table["rows"]) for table in results["benchmarks"]},
+        charts=list(charts(results)),
+        samples=[samples(inputs, results, name) for name in inputs.benchmarks],
+        stages=list(stages(results["stages"])),
+        dropped=inputs.dropped,
+    )
+
+
+def summary(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """For each model that is compared: on how many benchmarks it is better, worse, unresolved."""
+    for model in results["models"][1:]:
+        rows = [row for row in results["comparisons"] if row["model"] == model]
+        counts = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
+        yield {"model": model, "baseline": results["baseline"], "total": len(rows), **counts}
+
+
+def strips(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Where each model's value and interval stand on one shared scale, in percent of its width."""
+    drawn = [row for row in rows if row.get("value") is not None]
+    ends = [row[end] for row in drawn for end in ("low", "value", "high") if row.get(end) is not None]
+    if not ends:
+        return {}
+    low, high = min(ends), max(ends)
+    span = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        share: float = (value - low) / span
+        return round(4 + 92 * share, 2)
+
+    return {
+        row["model"]: {
+            "value": place(row["value"]),
+            "low": place(row["low"] if row.get("low") is not None else row["value"]),
+            "high": place(row["high"] if row.get("high") is not None else row["value"]),
+        }
+        for row in drawn
+    }
+
+
+def charts(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every figure with its heading, its legend and its numbers."""
+    legend = list(zip(results["models"], figures.colours(len(results["models"])), strict=True))
+    for found in results["curves"]:
+        heading = f"{BENCHMARKS[found['benchmark']].title} by {found['name']}"
+        columns = ["model", found["x_title"], found["y_title"], "low", "high", "n"]
+        rows = [[p["model"], p["x"], p["value"], p["low"], p["high"], p["n"]] for p in found["points"]]
+        drawn = Markup(figures.curve(found, results["models"]))
+        yield {"title": heading, "svg": drawn, "legend": legend, "columns": columns, "rows": rows}
+    if results["training"]:
+        last = figures.thinned(results["training"])[-12:]
+        columns = ["step", "loss", "validation_loss"]
+        yield {
+            "title": "Training",
+            "svg": Markup(figures.training(results["training"])),
+            "legend": [("training loss", "var(--m0)"), ("validation loss", "var(--m1)")],
+            "columns": columns,
+            "rows": [[row.get(column) for column in columns] for row in last],
+        }
+
+
+def samples(inputs: Inputs, results: dict[str, Any], name: str) -> dict[str, Any]:
+    """The samples of a benchmark, all models side by side."""
+    shown = {m: {s.id: s for s in inputs.shown.get((m, name), [])} for m in results["models"]}
+    ids = sorted({id for rows in shown.values() for id in rows})
+    entries = []
+    for id in ids:
+        answers = {model: rows.get(id) for model, rows in shown.items()}
+        first = next(sample for sample in answers.values() if sample)
+        entries.append({"first": first, "answers": answers, "outcomes": outcomes(results, name, answers)})
+    total = max((len(inputs.samples.get((model, name), [])) for model in results["models"]), default=0)
+    return {"name": name, "title": BENCHMARKS[name].title, "entries": entries, "total": total}
+
+
+def outcomes(results: dict[str, Any], name: str, answers: dict[str, Sample | None]) -> dict[str, str]:
+    """Each model but the baseline: better, worse, same or unscored on this sample."""
+    baseline = answers.get(results["models"][0])
+    found = {}
+    for model in results["models"][1:]:
+        ours = answers[model]
+        measure = tables.common_measure(name, [ours], [baseline]) if ours and baseline else None
+        found[model] = tables.outcome(measure, ours, baseline) if measure else "unscored"
+    return found
+
+
+def stages(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The stages' metrics in the order of the pipeline, what is no stage behind them."""
+    order = {name: place for place, name in enumerate(STAGES)}
+    for name in sorted(found, key=lambda name: (order.get(name, len(order)), name)):
+        yield {"name": name, "blocks": blocks(found[name])}
+
+
+def blocks(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """A stage's metrics by their shape: single numbers, counts by name as bars, tables, and the rest flat."""
+    single = [(words(key), value) for key, value in metrics.items() if not isinstance(value, dict)]
+    found: list[dict[str, Any]] = [{"kind": "numbers", "title": "", "rows": single}] if single else []
+    for key, value in metrics.items():
+        if isinstance(value, dict) and value:
+            found.append({"title": words(key), **_shaped(value)})
+    return found
+
+
+def _shaped(value: dict[str, Any]) -> dict[str, Any]:
+    """One nested value of a stage's metrics."""
+    inner = list(value.values())
+    if all(isinstance(number, int | float) for number in inner):
+        most = max(map(abs, inner)) or 1
+        rows = [(words(name), number, round(100 * abs(number) / most, 1)) for name, number in value.items()]
+        return {"kind": "bars", "rows": rows}
+    if all(isinstance(row, dict) and not any(isinstance(v, dict) for v in row.values()) for row in inner):
+        columns = list(dict.fromkeys(key for row in inner for key in row))
+        table = [[words(name), *(row.get(column) for column in columns)] for name, row in value.items()]
+        return {"kind": "table", "columns": ["", *map(words, columns)], "rows": table}
+    return {"kind": "numbers", "rows": [(words(name), number) for name, number in flat(value)]}
+
+
+def words(key: str) -> str:
+    """A key as people write it."""
+    return key.replace("_", " ").replace(".", " · ")
+
+
+def figure(value: Any) -> str:
+    """A number for people: thousands apart, three decimals below a hundred.
+
+    >>> figure(12345), figure(0.12345), figure(-7.5), figure(None)
+    ('12,345', '0.123', '−7.500', '–')
+    """
+    if value is None:
+        return NONE
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        text = f"{int(value):,}"
+    else:
+        text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+    return text.replace("-", MINUS)
+
+
+def plain(value: float | None, digits: int) -> str:
+    """A published number, with the digits that it was published with; counts without."""
+    if value is None:
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    return figure(value) if value is None or value < 0 else f"+{figure(value)}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value for people."""
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def short(digest: str) -> str:
+    """The beginning of a hash."""
+    return digest[:12]
+
+
+def flat(value: Any, at: str = "") -> list[tuple[str, Any]]:
+    """Nested values as (dotted key, value), lists spelled out."""
+    if isinstance(value, dict):
+        nested = ((f"{at}.{key}" if at else str(key), inner) for key, inner in value.items())
+        return [pair for key, inner in nested for pair in flat(inner, key)]
+    return [(at, ", ".join(map(str, value)) if isinstance(value, list) else value)]
+
+
+def _template(name: str) -> str:
+    return (files("stillroom.reporting") / "templates" / name).read_text("utf-8")

@@ -1,0 +1,140 @@
+"""Inputs ──▶ the report's tables as plain data: what results.json holds and the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from stillroom.benchmarks import BENCHMARKS
+from stillroom.benchmarks import statistics as st
+from stillroom.benchmarks.base import Measure, Sample
+from stillroom.reporting.inputs import Inputs
+
+Table = list[dict[str, Any]]
+DIGITS = 6
+
+
+def results(inputs: Inputs, baseline: str) -> dict[str, Any]:
+    """All tables; the baseline comes first among the models, and others are compared with it."""
+    models = sorted(inputs.models, key=lambda model: (model != baseline, model))
+    return {
+        "baseline": baseline,
+        "models": models,
+        "benchmarks": [benchmark_table(inputs, name, models) for name in inputs.benchmarks],
+        "comparisons": [row for model in models[1:] for row in comparisons(inputs, model, models[0])],
+        "curves": [curve for name in inputs.benchmarks for curve in curves(inputs, name, models)],
+        "training": inputs.training,
+        "stages": inputs.stages,
+        "published": published(inputs, models),
+        "labels": {f"{model}/{name}": label for (model, name), label in sorted(inputs.labels.items())},
+        "files": dict(sorted(inputs.files.items())),
+    }
+
+
+def benchmark_table(inputs: Inputs, name: str, models: Sequence[str]) -> dict[str, Any]:
+    """One benchmark: what it is, and a row per model."""
+    benchmark = BENCHMARKS[name]
+    rows = []
+    for model in models:
+        metrics = inputs.metrics.get((model, name))
+        if metrics is not None:
+            counts = {key: metrics.get(key, 0) for key in ("n", "failed", "skipped", "cut")}
+            rows.append({"model": model, **(metrics.get("headline") or {}), **counts})
+    return {"name": name, "title": benchmark.title, "definition": benchmark.definition, "rows": rows}
+
+
+def comparisons(inputs: Inputs, model: str, baseline: str) -> Table:
+    """The model against the baseline on every benchmark that both have, verdicts after Holm's adjustment."""
+    rows = [row for name in inputs.benchmarks if (row := comparison(inputs, name, model, baseline))]
+    tested = [row for row in rows if row["p"] is not None]
+    for row, p in zip(tested, st.holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = round(p, DIGITS)
+    for row in rows:
+        row["verdict"] = st.verdict(row["delta"], row.get("p_holm"), row["better"])
+    return rows
+
+
+def comparison(inputs: Inputs, name: str, model: str, baseline: str) -> dict[str, Any] | None:
+    """Model minus baseline on the samples that both scored, by the first measure that both have."""
+    ours, theirs = (inputs.samples.get((m, name), []) for m in (model, baseline))
+    measure = common_measure(name, ours, theirs)
+    if measure is None:
+        return None
+    pairs = paired(ours, theirs, measure)
+    found = st.compare(*(measure.numbers(side) for side in zip(*pairs, strict=True)))
+    figures = {k: round(v, DIGITS) if isinstance(v, float) else v for k, v in asdict(found).items()}
+    named = {"benchmark": name, "model": model, "baseline": baseline, "measure": measure.name}
+    return {**named, "better": measure.better, **figures}
+
+
+def common_measure(name: str, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Measure | None:
+    """The first measure for which some sample is scored on both sides."""
+    for measure in BENCHMARKS[name].measures(ours):
+        if paired(ours, theirs, measure):
+            return measure
+    return None
+
+
+def paired(ours: Sequence[Sample], theirs: Sequence[Sample], measure: Measure) -> list[tuple[Sample, Sample]]:
+    """The samples that both sides have a score for, by id."""
+    other = {s.id: s for s in theirs if s.status == "scored" and measure.key in s.scores}
+    mine = (s for s in ours if s.status == "scored" and measure.key in s.scores)
+    return [(s, other[s.id]) for s in mine if s.id in other]
+
+
+def outcome(measure: Measure, ours: Sample | None, theirs: Sample | None) -> str:
+    """One sample, ours against theirs: better, worse, same, or unscored."""
+    if not (ours and theirs) or not paired([ours], [theirs], measure):
+        return "unscored"
+    mine, other = (measure.numbers([sample]).value() for sample in (ours, theirs))
+    if mine == other:
+        return "same"
+    return "better" if (mine > other) == (measure.better == "higher") else "worse"
+
+
+def curves(inputs: Inputs, name: str, models: Sequence[str]) -> Table:
+    """The curves of a benchmark that have two points or more."""
+    found = []
+    for curve in BENCHMARKS[name].curves:
+        points = [
+            {"model": model, "x": int(x), **point}
+            for model in models
+            for x, point in _curve(inputs, model, name, curve.name).items()
+        ]
+        if len({point["x"] for point in points}) > 1:
+            heading = {"benchmark": name, "name": curve.name, "x_title": curve.x_title}
+            found.append({**heading, "y_title": curve.y_title, "points": points})
+    return found
+
+
+def _curve(inputs: Inputs, model: str, name: str, curve: str) -> dict[str, Any]:
+    """x ──▶ point, as evaluate wrote it; empty where the model has none."""
+    found: dict[str, Any] = inputs.metrics.get((model, name), {}).get("curves", {}).get(curve, {})
+    return found
+
+
+def published(inputs: Inputs, models: Sequence[str]) -> Table:
+    """Published figures, ours in the same columns where we measure the same thing."""
+    tables: Table = yaml.safe_load((files("stillroom.reporting") / "published.yaml").read_text("utf-8"))
+    for table in tables:
+        keys = [column.get("key") for column in table["columns"]]
+        measured = {model: inputs.metrics.get((model, table["benchmark"])) for model in models}
+        ours = {model: [_at(metrics, key) for key in keys] for model, metrics in measured.items() if metrics}
+        table["ours"] = [
+            {"system": model, "values": values}
+            for model, values in ours.items()
+            if any(value is not None for value in values)
+        ]
+    return tables
+
+
+def _at(metrics: dict[str, Any], key: str | None) -> float | None:
+    """The number at a dotted path."""
+    value: Any = metrics
+    for part in key.split(".") if key else ():
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, int | float) else None

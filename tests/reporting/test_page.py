@@ -1,0 +1,71 @@
+"""Numbers as the page writes them, and metrics of any shape."""
+
+import pytest
+
+from stillroom.reporting import figures, page
+from stillroom.reporting.inputs import clipped
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12345, "12,345"),
+        (12345.0, "12,345"),
+        (0.12345, "0.123"),
+        (-7.5, "−7.500"),
+        (123.456, "123.5"),
+        (0, "0"),
+        (None, "–"),
+        ("inst", "inst"),
+        (True, "True"),
+    ],
+)
+def test_numbers_for_people(value, text):
+    assert page.figure(value) == text
+
+
+def test_differences_and_p():
+    assert [page.signed(v) for v in (0.5, -0.5, None)] == ["+0.500", "−0.500", "–"]
+    assert [page.p_value(v) for v in (0.0004, 0.0312, None)] == ["< 0.001", "0.031", "–"]
+    assert [page.plain(v, 3) for v in (0.51, 805, None)] == ["0.510", "805", "–"]
+
+
+def test_metrics_of_any_shape_are_shown():
+    metrics = {
+        "n": 3,
+        "by": {"a": 1, "b": 2},
+        "of": {"x": {"t": 0.5}, "y": {"t": 0.5, "r": 1}},
+        "deep": {"a": {"b": {"c": 1}}},
+    }
+    single, bars, table, deep = page.blocks(metrics)
+    assert single["rows"] == [("n", 3)]
+    assert bars["rows"] == [("a", 1, 50.0), ("b", 2, 100.0)]
+    assert table["columns"] == ["", "t", "r"]
+    assert table["rows"] == [["x", 0.5, None], ["y", 0.5, 1]]
+    assert deep["rows"] == [("a · b · c", 1)]
+    assert page.blocks({}) == []
+
+
+def test_strips_share_one_scale():
+    rows = [{"model": "a", "value": 1.0, "low": 0.0, "high": 2.0}, {"model": "b", "value": 4.0, "low": None}]
+    found = page.strips([*rows, {"model": "c"}])
+    assert found["a"] == {"value": 27.0, "low": 4.0, "high": 50.0}
+    assert found["b"] == {"value": 96.0, "low": 96.0, "high": 96.0}
+    assert "c" not in found
+
+
+def test_long_texts_lose_their_middle():
+    text = "".join(map(str, range(100)))
+    cut = clipped(text, 20)
+    assert cut.startswith(text[:10])
+    assert cut.endswith(text[-10:])
+    assert f"{len(text) - 20} characters" in cut
+    assert clipped("short", 20) == "short"
+
+
+def test_thinning_keeps_the_last_row():
+    rows = [{"step": i} for i in range(1001)]
+    thin = figures.thinned(rows)
+    assert len(thin) <= figures.POINTS
+    assert thin[-1] == rows[-1]
+    assert figures.thinned(rows[:5]) == rows[:5]

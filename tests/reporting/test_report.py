@@ -1,0 +1,194 @@
+"""The stage on a folder of reports: what the page and its tables hold, and what it does without them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import stillroom
+from stillroom.artifacts import sha256
+from stillroom.benchmarks import BENCHMARKS
+from stillroom.errors import InputError
+from stillroom.stages import report
+
+SOURCE = str(Path(stillroom.__file__).parent.parent)
+
+
+class Page(HTMLParser):
+    """Tags, ids and addresses of a page; fails on a tag that is closed and was not open."""
+
+    VOID = frozenset({"meta", "input", "br", "hr", "img", "link"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.loads = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag != "svg" and not set(self.open) & {"svg"}:
+            self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs["href"]] if tag == "a" else []
+        self.loads += [attrs[key] for key in ("src", "srcset", "data", "poster") if key in attrs]
+        self.loads += [attrs["href"]] if tag == "link" else []
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def written(params=None):
+    report.run(report.Paths(), params or report.Params())
+    return report.Paths().page.read_text(), json.loads(report.Paths().results.read_text())
+
+
+def test_page_is_whole_and_loads_nothing(reports):
+    html, _ = written()
+    page = Page(html)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert page.loads == []
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert not re.search(r"url\(|@import|fetch\(|https?://(?!www\.w3\.org)", html)
+    assert len(html) < 2_000_000
+
+
+def test_figures_are_those_of_the_metrics(reports):
+    html, results = written()
+    for table in results["benchmarks"]:
+        for row in table["rows"]:
+            path = reports / f"metrics/evaluate/{row['model']}/{table['name']}.json"
+            headline = json.loads(path.read_text())["headline"]
+            assert {key: row[key] for key in headline} == headline
+            assert f"{headline['value']:.3f}" in html
+    assert results["models"] == ["base", "tuned"]
+
+
+def test_comparisons_are_paired_and_adjusted(reports):
+    _, results = written()
+    rows = {row["benchmark"]: row for row in results["comparisons"]}
+    assert list(rows) == list(BENCHMARKS)
+    assert rows["pg19"]["verdict"] == rows["mqa"]["verdict"] == "better"
+    assert rows["pg19"]["delta"] < 0 < rows["mqa"]["delta"]
+    assert rows["booksum"]["verdict"] == "unresolved"
+    assert rows["booksum"]["detectable"] is None
+    assert rows["mqa"]["n"] == 72
+    assert rows["raft"]["method"] == "McNemar exact"
+    smallest = min(row["p"] for row in rows.values())
+    assert min(row["p_holm"] for row in rows.values()) == pytest.approx(4 * smallest, abs=1e-5)
+
+
+def test_another_baseline_turns_the_sign(reports):
+    _, results = written(report.Params(baseline="tuned"))
+    rows = {row["benchmark"]: row for row in results["comparisons"]}
+    assert rows["mqa"]["model"] == "base"
+    assert rows["mqa"]["delta"] < 0
+    assert rows["mqa"]["verdict"] == "worse"
+
+
+def test_texts_are_escaped_and_cut(reports):
+    html, _ = written(report.Params(characters=100))
+    assert "&lt;b&gt;I &amp; you&lt;/b&gt; do not know." in html
+    assert "<b>I & you" not in html
+    assert re.search(r"⋯ [\d,]+ characters ⋯\n.*Summarize the chapter above", html, re.DOTALL)
+
+
+def test_samples_are_few_and_the_same_for_every_model(reports):
+    html, _ = written(report.Params(samples=5))
+    assert html.count('<details class="sample"') == 5 * len(BENCHMARKS)
+    assert "not asked" not in html
+    assert "5 of 73" in html
+
+
+def test_outcome_of_a_sample_is_by_the_headline(reports):
+    html, _ = written(report.Params(samples=1000))
+    right = {
+        model: {
+            row["id"]
+            for row in map(json.loads, (reports / f"samples/{model}/mqa.jsonl").read_text().splitlines())
+            if row["scores"].get("accuracy") == 1
+        }
+        for model in ("base", "tuned")
+    }
+    pattern = r'data-outcomes="tuned:(\w+) [^"]*">\s*<summary><code>(q[\d-]+)</code>'
+    found = {id: outcome for outcome, id in re.findall(pattern, html)}
+    assert len(found) == 73
+    for id, outcome in found.items():
+        gain = (id in right["tuned"]) - (id in right["base"])
+        assert outcome == ("unscored" if id == "q99-50" else ("same", "better", "worse")[gain])
+
+
+def test_every_file_is_named_with_its_hash(reports):
+    _, results = written()
+    names = [
+        p for p in reports.rglob("*") if p.suffix in (".json", ".jsonl", ".csv") and p.name != "results.json"
+    ]
+    assert results["files"] == {f"reports/{p.relative_to(reports)}": sha256(p) for p in sorted(names)}
+    assert set(results["labels"]) == {f"{m}/{b}" for m in ("base", "tuned") for b in BENCHMARKS}
+
+
+def test_the_same_bytes_again_in_another_process(reports):
+    first = [p.read_bytes() for p in (report.Paths().page, report.Paths().results) if written()]
+    command = "from stillroom.stages import report as r; r.run(r.Paths(), r.Params())"
+    subprocess.run(
+        [sys.executable, "-c", command], check=True, env={"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    )
+    assert [p.read_bytes() for p in (report.Paths().page, report.Paths().results)] == first
+
+
+def test_a_skipped_sample_says_why(reports):
+    html, _ = written(report.Params(samples=1000))
+    assert "skipped: over-length: 1,900 prompt tokens" in html
+    assert "1 skipped" in html
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        "metrics/evaluate",
+        "metrics/evaluate/tuned",
+        "metrics/extract.json",
+        "figures",
+        "samples/extract-dropped.jsonl",
+    ],
+)
+def test_optional_parts_may_be_absent(reports, absent):
+    path = reports / absent
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert Page(written()[0]).open == []
+
+
+def test_a_benchmark_without_data_says_so(reports):
+    for model in ("base", "tuned"):
+        (reports / f"samples/{model}/raft.jsonl").write_text("")
+        empty = {"headline": {}, "n": 0, "failed": 0, "skipped": 0, "cut": 0, "curves": {}}
+        (reports / f"metrics/evaluate/{model}/raft.json").write_text(json.dumps(empty))
+    html, results = written()
+    assert "no data" in html
+    assert "raft" not in [row["benchmark"] for row in results["comparisons"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "where"),
+    [
+        ("samples/tuned/mqa.jsonl", '{"id": "a"}\n', "mqa.jsonl:1"),
+        ("metrics/mix.json", "[1]", "mix.json"),
+        ("figures/train.csv", "step,loss\n1,high\n", "train.csv"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(reports, file, content, where):
+    (reports / file).write_text(content)
+    with pytest.raises(InputError) as failure:
+        written()
+    assert where in str(failure.value)
+    assert not report.Paths().page.exists()
+    assert not report.Paths().results.exists()
