@@ -66,12 +66,16 @@ def _serve(mock, sender):
             if len(served) >= mock.requests_per_second:
                 return web.json_response({"error": {"message": "slow down"}}, status=429)
             served.append(now)
-        fault = random.choices([None, *mock.faults], [1 - sum(mock.faults.values()), *mock.faults.values()])[0]
+        fault = random.choices([None, *mock.faults], [1 - sum(mock.faults.values()), *mock.faults.values()])[
+            0
+        ]
         if fault == "reset":
             request.transport.abort()
             return web.Response()
         if fault == 429:
-            return web.json_response({"error": {"message": "busy"}}, status=429, headers={"Retry-After": "0.05"})
+            return web.json_response(
+                {"error": {"message": "busy"}}, status=429, headers={"Retry-After": "0.05"}
+            )
         if fault:
             return web.json_response({"error": {"message": "oops"}}, status=fault)
         await asyncio.sleep(mock.latency)

@@ -125,7 +125,7 @@ def test_an_altered_or_foreign_snapshot_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not match its request"):
         Cache(tmp_path / "a.duckdb").import_parquet(tmp_path / "forged.parquet")
     (tmp_path / "x.parquet").write_bytes(b"not parquet")
-    with pytest.raises(InputError, match="x.parquet: not a snapshot"):
+    with pytest.raises(InputError, match=r"x\.parquet: not a snapshot"):
         Cache(tmp_path / "a.duckdb").import_parquet(tmp_path / "x.parquet")
     with pytest.raises(InputError, match="no such file"):
         Cache(tmp_path / "a.duckdb").import_parquet(tmp_path / "absent.parquet")

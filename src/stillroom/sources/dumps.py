@@ -121,7 +121,15 @@ def _elements(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
                 if rest := (buffer[position:] + file.read(CHUNK)).strip():
                     yield base + position, rest
                 return
-    yield base + start, buffer[start:] or b"["
+    yield from _cut_off(base + start, buffer[start:].strip())
+
+
+def _cut_off(offset: int, tail: bytes) -> Iterator[tuple[int, bytes]]:
+    """The last element of an array without an end; where it is whole, a broken one after it says so."""
+    if tail:
+        yield offset, tail
+    if not tail or isinstance(_parsed(0, offset, tail), Record):
+        yield offset + len(tail), b""
 
 
 def _parquet(path: Path) -> Iterator[Record]:
