@@ -7,6 +7,7 @@ repository, revision ──▶ the hub's own cache ──▶ its folder
 from __future__ import annotations
 
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,7 +22,7 @@ from stillroom.artifacts import sha256
 from stillroom.errors import DownloadError
 
 CHUNK = 1 << 20
-TRIES = 5
+TRIES = 4
 """connections that end without a new byte before a download is given up"""
 TIMEOUT = 60.0
 
@@ -54,6 +55,7 @@ def download(url: str, checksum: str, progress: Callable[[int], None], hint: str
             failures = 1 if partial.exists() and partial.stat().st_size > before else failures + 1
             if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR or failures >= TRIES:
                 raise DownloadError(f"cannot be downloaded ({error})", where=url, hint=hint) from None
+            time.sleep(0.1 * 2**failures)
     found = sha256(partial)
     if found != checksum:
         partial.unlink()
