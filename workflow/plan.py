@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import yaml
 from filelock import FileLock, Timeout
 
@@ -42,7 +43,7 @@ SETTINGS = ("dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", ".dvc/config.l
 FRESH = 1_000_000_000
 """the one mtime, in seconds, of every fresh stamp: none is newer than another"""
 RACY_NS = 50_000_000
-"""a file written this shortly before it was looked at may be written again within the same tick of the clock"""
+"""a file this young may be written again within the same tick of the clock"""
 MISSING = ("deleted", "not in cache")
 """the states of data that is recorded in dvc.lock and not on this machine"""
 
@@ -103,7 +104,7 @@ def stamp(name: str) -> str:
 
 
 def trigger(name: str) -> str:
-    """Path of the file that is touched whenever the stage is stale: it makes `snakemake FILE` look upstream."""
+    """Path of the file that changes whenever the stage is stale: it makes `snakemake FILE` look upstream."""
     return str(DIR / f"{name.replace('/', '%')}.want")
 
 
@@ -239,14 +240,14 @@ def _upstream_first(stages: list[Stage]) -> dict[str, Stage]:
 def _spread(stages: dict[str, Stage]) -> dict[str, Stage]:
     """Mark what is below a stale stage; DVC judges it when its turn comes. `stages` has upstream first."""
     for stage in stages.values():
-        above = [name for name in stage.upstream if stages[name].why]
+        above = {stages[name].group: None for name in stage.upstream if stages[name].why}
         if above and not stage.why:
             stage.why = "after " + ", ".join(above)
     return stages
 
 
 def _watched(plan: Plan, repo: Repo) -> list[str]:
-    """Everything that the judgement was made from: settings, deps, outs, and DVC's cache, where gc deletes."""
+    """What the judgement was made from: settings, deps, outs, and the cache's folders, where gc deletes."""
     stages = plan.stages.values()
     paths = {p for s in stages for p in (*s.deps, *s.params, *s.outs, *([s.name] if s.is_source else []))}
     cache = Path(repo.cache.local.path)
@@ -382,9 +383,7 @@ def advice(plan: Plan) -> str | None:
         return None
     what = f"dvc.lock records results of {len(missing)} stages that are not on this machine"
     if plan.remote:
-        return (
-            f"{what}: they are pulled from the DVC remote `{plan.remote}` where it has them, else made again."
-        )
+        return f"{what}: they are pulled from the DVC remote `{plan.remote}`, or made again."
     return (
         f"{what}, and no DVC remote is set: they are made again."
         "\n  To fetch them instead: dvc remote add --default NAME URL, then dvc pull"
@@ -412,8 +411,10 @@ def run(name: str, gpus: int = 0) -> int:
 
 
 def unchanged_by_lock(stage: Stage, plan: Plan) -> bool:
-    """Early cutoff without DVC: the stage was fresh when the plan was made, and every upstream stage has since
-    recorded the very hashes in dvc.lock that this one records for its deps. In doubt False: DVC looks closely.
+    """Early cutoff without DVC: whether the stage was fresh when the plan was made, and every upstream stage
+    has since recorded the very hashes in dvc.lock that this one records for its deps.
+
+    In doubt False: DVC looks closely.
     """
     if stage.stale or any(plan.stages[name].is_source for name in stage.upstream):
         return False
@@ -437,9 +438,8 @@ def overlap(a: str, b: str) -> bool:
 
 def _prepare_environment(count: int) -> None:
     """The environment's own programs come first for the stage's command, and GPUs that nobody else uses."""
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-    )
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     if count:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(count))
 
@@ -448,44 +448,46 @@ def _dvc(*arguments: str) -> int:
     """Run DVC in this process: waiting for its locks, which it gives up after 3 s otherwise."""
     from dvc.cli import main
 
-    logging.getLogger("dvc.repo.scm_context").setLevel(
-        logging.WARNING
-    )  # no "git add dvc.lock" after each stage
+    # Not after each stage: "To track the changes with git, run: git add dvc.lock".
+    logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)
     return int(main(["--wait-for-lock", *arguments]))
 
 
 def _wait_for_others(stage: Stage) -> None:
-    """Wait while another process, e.g. the job of a killed Snakemake, runs this stage: DVC would give up."""
-    told = False
-    while pids := _running(stage):
+    """Wait while another process, e.g. the job of a killed Snakemake, works on this stage: DVC would give up.
+
+    A process that is dead and not yet reaped holds its locks in DVC's eyes: that is given 10 s.
+    """
+    told, patience = False, time.monotonic() + 10
+    while pids := _at_work_on(stage):
+        if time.monotonic() > patience and all(map(_is_zombie, pids)):
+            return
         if not told:
-            print(
-                f"{stage.name}: waiting for process {', '.join(map(str, pids))}, which works on it",
-                flush=True,
-            )
+            print(f"{stage.name}: waiting for process {pids[0]}, which works on it", flush=True)
             told = True
-        time.sleep(0.5)
+        time.sleep(0.25)
 
 
-def _running(stage: Stage) -> list[int]:
-    """Living processes that hold DVC's write lock on something that the stage reads or writes."""
+def _at_work_on(stage: Stage) -> list[int]:
+    """Processes with a DVC lock that bars this stage: they write what it reads, or use what it writes."""
     try:
-        written = json.loads(Path(".dvc/tmp/rwlock").read_text()).get("write", {})
+        locks = json.loads(Path(".dvc/tmp/rwlock").read_text())
     except (OSError, ValueError):
         return []
-    mine = [str(Path(path).absolute()) for path in (*stage.deps, *stage.outs)]
-    holders = {info["pid"] for path, info in written.items() if any(overlap(path, p) for p in mine)}
-    return sorted(pid for pid in holders if pid != os.getpid() and _is_alive(pid))
+    outs = [str(Path(out).absolute()) for out in stage.outs]
+    deps = [str(Path(dep).absolute()) for dep in stage.deps]
+    writers = [(path, info["pid"]) for path, info in locks.get("write", {}).items()]
+    readers = [(path, info["pid"]) for path, infos in locks.get("read", {}).items() for info in infos]
+    barring = {pid for path, pid in writers if any(overlap(path, mine) for mine in outs + deps)}
+    barring |= {pid for path, pid in readers if any(overlap(path, out) for out in outs)}
+    return sorted(pid for pid in barring - {os.getpid()} if psutil.pid_exists(pid))
 
 
-def _is_alive(pid: int) -> bool:
+def _is_zombie(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 # ── GPUs: Snakemake counts them and assigns none ──────────────────────────────────────────────────────────

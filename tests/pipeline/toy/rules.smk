@@ -84,13 +84,15 @@ rule evaluate:
         "logs/evaluate@{item}.log",
     benchmark:
         "logs/bench/evaluate@{item}.tsv"
+    resources:
+        gpu=min(1, len(plan.visible_gpus())),
     params:
         stage=stage("evaluate"),
         why=why("evaluate"),
     message:
         "{params.stage}: {params.why}"
     shell:
-        RUN
+        RUN_ON_GPUS
 
 
 rule report:

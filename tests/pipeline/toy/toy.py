@@ -76,7 +76,7 @@ def hang():
 
 if __name__ == "__main__":
     name, *items = sys.argv[1:]
-    with open(os.environ.get("TOY_LOG", os.devnull), "a") as log:
+    with Path(os.environ.get("TOY_LOG", os.devnull)).open("a") as log:
         log.write("@".join([name, "-".join(items)]).rstrip("@") + "\n")
     if os.environ.get("TOY_HANG") == name:
         hang()
