@@ -124,7 +124,7 @@ def test_real_chapters(paths):
     if not folder.is_dir():
         pytest.skip("../shared/data is not beside the checkout")
     paths = booksum.Paths(**{**paths.__dict__, "chapters": folder})
-    booksum.run(paths, booksum.Params(context_length=100_000))
+    booksum.run(paths, booksum.Params(context_length=200_000))
     train, evaluation, metrics = results(paths)
     assert (len(train) + len(evaluation), metrics["dropped"]["too_long"]) == (44, 0)
     assert {r.meta["book"] for r in train} & {r.meta["book"] for r in evaluation} == set()
