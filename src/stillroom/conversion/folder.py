@@ -65,6 +65,7 @@ def write_generation_config(base: Path, chat: ChatFormat, folder: Path) -> None:
     padding = tokenizer.pad_token_id
     values.setdefault("pad_token_id", unique[0] if padding is None else padding)
     values.setdefault("bos_token_id", tokenizer.bos_token_id)
+    values.pop("_from_model_config", None)
     write_json(folder / "generation_config.json", dict(sorted(values.items())))
 
 

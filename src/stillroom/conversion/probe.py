@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from logging import ERROR, getLogger
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -39,16 +41,23 @@ def verify(folder: Path, probe: Path, roundings: Iterable[str]) -> float:
 
 @torch.no_grad()
 def _logits(folder: Path, input_ids: torch.Tensor, scratch: Path) -> torch.Tensor:
-    """Logits (T, vocabulary) of a text (T). Raises ModelError where from_pretrained finds anything amiss."""
+    """Logits (T, vocabulary) of a text (T)."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("accelerate.big_modeling").setLevel(ERROR)
+    apart = (folder / "adapter_config.json").exists()
+    model = AutoModelForCausalLM.from_pretrained(folder) if apart else _from_disk(folder, scratch)
+    logits: torch.Tensor = model(input_ids=input_ids[None]).logits[0].float()
+    return logits
+
+
+def _from_disk(folder: Path, scratch: Path) -> Any:
+    """The folder's model, its weights read when they are used. Raises ModelError where one does not fit."""
     model, report = AutoModelForCausalLM.from_pretrained(
         folder, device_map={"": "disk"}, offload_folder=scratch, output_loading_info=True
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
-            raise ModelError(
-                f"from_pretrained reports {kind.replace('_', ' ')}: {min(report[kind])}", where=str(folder)
-            )
-    logits: torch.Tensor = model(input_ids=input_ids[None]).logits[0].float()
-    return logits
+            what = f"from_pretrained reports {kind.replace('_', ' ')}: {min(report[kind])}"
+            raise ModelError(what, where=str(folder))
+    return model

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
@@ -60,10 +62,11 @@ class Checkpoint:
         }
         reader = FileSystemReader(self._folder)
         try:
-            dcp_load(wanted, storage_reader=reader, no_dist=True)
-        except (OSError, RuntimeError, EOFError) as error:
-            first = str(error).strip().splitlines()[-1]
-            raise ModelError(f"the checkpoint cannot be read: {first}", where=str(self._folder)) from None
+            with warnings.catch_warnings(action="ignore"):
+                dcp_load(wanted, storage_reader=reader, no_dist=True)
+        except CheckpointException as error:
+            reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
+            raise ModelError(f"the checkpoint cannot be read: {reason}", where=str(self._folder)) from None
         return {name.removeprefix(PREFIX): tensor for name, tensor in wanted.items()}
 
 
@@ -79,11 +82,11 @@ class Merged:
     def __init__(self, base: Path, adapter: Checkpoint, scale: float, wanted: Iterable[str]) -> None:
         self._adapter, self._scale = adapter, scale
         names = {name: path for path in sorted(base.glob("*.safetensors")) for name in _names(path)}
-        self._files = {name: names[name] for name in wanted if name in names}
-        if not self._files:
+        if not names:
             raise ModelError(
-                "no safetensors files", where=str(base), hint="merging an adapter reads the base model's"
+                "no safetensors files", where=str(base), hint="an adapter is merged with the base model's"
             )
+        self._files = {name: names[name] for name in wanted if name in names}
         self.shapes: Shapes = {name: _shape(path, name) for name, path in self._files.items()}
         self._targets = {f"{layer}.weight" for layer in layers(adapter.shapes)}
         if missing := sorted(self._targets - set(self._files)):

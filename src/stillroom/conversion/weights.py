@@ -59,6 +59,7 @@ def write_shards(
         save_file(
             {name: tensor.contiguous() for name, tensor in cast.items()}, folder / file, {"format": "pt"}
         )
+        (folder / file).chmod(0o644)
         placed |= dict.fromkeys(cast, file)
         written |= {name: tuple(tensor.shape) for name, tensor in cast.items()}
         size += sum(tensor.nbytes for tensor in cast.values())

@@ -228,7 +228,7 @@ def _record(run: Run, show: Show, loss: float, validated: float | None, rate: fl
     shown = "" if validated is None else f"{validated:.6f}"
     progress = run.progress
     run.losses = (loss, validated)
-    run.curve += f"{progress.step},{progress.tokens},{loss:.6f},{shown},{rate:.6g},{norm:.6g}\n"
+    run.curve += f"{progress.step},{progress.tokens},{loss:.6f},{shown},{rate:.6g},{norm:.7g}\n"
     show(progress, f"loss {loss:.3f} · lr {rate:.2e}")
 
 

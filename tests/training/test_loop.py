@@ -1,0 +1,179 @@
+"""Training against a plain loop: one process, one document at a time, transformers' own attention."""
+
+import csv
+import math
+import os
+import signal
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from transformers import AutoModelForCausalLM
+
+from stillroom.training.rows import rows_of_step
+
+COLUMNS = ("step", "tokens", "loss", "validation_loss", "lr", "grad_norm")
+
+
+def curve(work):
+    with (work / "final" / "curve.csv").open() as file:
+        return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def weights(work):
+    dcp_to_torch_save(work / "final", work / "whole.pt")
+    return torch.load(work / "whole.pt")["model"]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def documents(rows):
+    """(ids, targets) of every document of packed rows."""
+    for row in rows:
+        for start, end in zip(row["cu_seqlens"], row["cu_seqlens"][1:], strict=False):
+            yield torch.tensor(row["input_ids"][start:end]), torch.tensor(row["labels"][start:end])
+
+
+def summed_loss(model, rows):
+    total = torch.zeros((), dtype=torch.float64)
+    for ids, targets in documents(rows):
+        logits = model(input_ids=ids[None]).logits[0].double()
+        total = total + torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+    return total
+
+
+def targets_of(rows):
+    return sum(label != -100 for row in rows for label in row["labels"])
+
+
+@pytest.fixture(scope="session")
+def plain(base, packed):
+    """Losses and gradient norms of four steps in double precision, the last weights, the validation loss."""
+    train, validation = (pq.read_table(packed / f"{n}.parquet").to_pylist() for n in ("train", "validation"))
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float64, attn_implementation="eager"
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    losses, norms = [], []
+    for step in range(4):
+        rows = [train[index] for index in rows_of_step(42, step, 4, len(train), 16)]
+        loss = summed_loss(model, rows) / targets_of(rows)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+        optimizer.param_groups[0]["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * step / 4))
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        validated = float(summed_loss(model, validation) / targets_of(validation))
+    return losses, norms, dict(model.named_parameters()), validated
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1)])
+def test_any_division_of_the_batch_equals_the_plain_loop(trained, plain, world, micro):
+    work = trained("run", world, micro_batch=micro)
+    losses, norms, final, validated = plain
+    steps = curve(work)
+    assert [s["loss"] for s in steps] == pytest.approx(losses, rel=1e-6)
+    assert [s["grad_norm"] for s in steps] == pytest.approx(norms, rel=2e-6)
+    assert steps[-1]["validation_loss"] == pytest.approx(validated, rel=1e-6)
+    for name, weight in weights(work).items():
+        torch.testing.assert_close(weight.double(), final[name], rtol=0, atol=2e-5)
+
+
+def test_recomputed_activations_and_loss_chunks_change_nothing(trained, plain):
+    work = trained("run", checkpoint_activations=True, loss_chunk=7)
+    assert [s["loss"] for s in curve(work)] == pytest.approx(plain[0], rel=1e-6)
+
+
+def test_bfloat16_arithmetic_follows_the_plain_loop_and_keeps_float32_weights(trained, plain):
+    work = trained("run", precision="bfloat16")
+    assert [s["loss"] for s in curve(work)] == pytest.approx(plain[0], rel=2e-3)
+    assert {w.dtype for w in weights(work).values()} == {torch.float32}
+
+
+def kill_at(step, rank=None):
+    """A `stop` that kills its process when it is asked after that step."""
+    asked = []
+
+    def stop():
+        asked.append(1)
+        if len(asked) == step and rank in (None, dist.get_rank()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    return stop
+
+
+def leave_at(step, rank):
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) == step and dist.get_rank() == rank
+
+    return stop
+
+
+@pytest.mark.parametrize("settings", [{}, {"adapter": "lora", "lora": {"r": 2, "dropout": 0.2}}])
+def test_a_killed_run_goes_on_bit_for_bit(trained, settings):
+    whole = trained("whole", 2, steps=7, checkpoint_every=2, **settings)
+    killed = trained("killed", 2, steps=7, checkpoint_every=2, stop=kill_at(5), **settings)
+    assert trained.codes == [-9, -9]
+    assert not (killed / "final").exists()
+    assert (killed / "step-00000004").exists()
+    trained("killed", 2, steps=7, checkpoint_every=2, **settings)
+    assert trained.codes == [0, 0]
+    assert contents(killed / "final") == contents(whole / "final")
+
+
+def test_one_killed_process_ends_the_others(trained):
+    trained("run", 2, stop=kill_at(2, rank=1))
+    assert trained.codes == [1, -9]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(trained, plain):
+    work = trained("run", 2, checkpoint_every=2, stop=kill_at(3))
+    trained("run", 1, checkpoint_every=2)
+    assert [s["loss"] for s in curve(work)] == pytest.approx(plain[0], rel=1e-6)
+
+
+def test_a_signal_to_one_process_saves_and_stops_all(trained):
+    whole = trained("whole", 2)
+    work = trained("run", 2, stop=leave_at(3, rank=1))
+    assert trained.codes == [0, 0]
+    assert sorted(p.name for p in work.glob("step-*")) == ["step-00000003"]
+    trained("run", 2)
+    assert contents(work / "final") == contents(whole / "final")
+
+
+def test_only_the_newest_checkpoints_stay(trained):
+    work = trained("run", steps=6, checkpoint_every=1, keep_checkpoints=2)
+    assert sorted(p.name for p in work.glob("step-*")) == ["step-00000004", "step-00000005"]
+
+
+def test_lora_trains_and_saves_the_adapter_alone(trained, base):
+    work = trained("run", 2, adapter="lora", lora={"r": 2, "targets": ["q_proj", "v_proj"]})
+    found = weights(work)
+    assert len(found) == 2 * 2 * 2
+    assert all(".lora_A." in name or ".lora_B." in name for name in found)
+    assert any(weight.abs().max() > 0 for name, weight in found.items() if ".lora_B." in name)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(trained, group):
+    trained("run", lr=1e25, schedule="constant")
+    assert trained.codes == [1]
+    assert "TrainingError: train: step 2: the loss is nan" in (group.folder / "0.txt").read_text()
+
+
+def test_the_probe_is_what_transformers_computes(trained, base):
+    work = trained("run", 2, lr=1e-30)
+    probe = load_file(work / "final" / "probe.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        torch.testing.assert_close(probe["logits"], model(input_ids=probe["input_ids"][None]).logits[0])
