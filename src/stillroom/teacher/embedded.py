@@ -23,6 +23,8 @@ from stillroom.errors import EndpointError, ModelError
 from stillroom.params import Teacher
 from stillroom.teacher import server
 
+SMALL = 64 << 20
+"""bytes of weights up to which a model is a small one"""
 LOG_LINES = 12
 """of the server's log, in an error"""
 
@@ -75,11 +77,13 @@ def check(folder: Path) -> None:
 def command(teacher: Teacher, folder: Path) -> list[str]:
     """How the server is started.
 
-    In float64 a greedy answer is the same whichever requests share its batch: in float32 the order of sums
-    depends on the batch's shape, and two tokens that are nearly as likely swap now and then. The model is
-    small enough not to care.
+    A small model runs in float64: a greedy answer is then the same whichever requests share its batch. In
+    float32 the order of sums depends on the batch's shape, and two tokens nearly as likely swap now and then.
+    It runs in one thread: a second one gains little, and where its core is busy both wait for each other.
     """
-    options = ["--name", teacher.model, "--dtype", "float64", "--parent", str(os.getpid())]
+    options = ["--name", teacher.model, "--parent", str(os.getpid())]
+    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= SMALL:
+        options += ["--dtype", "float64", "--threads", "1"]
     return [sys.executable, "-m", server.__name__, str(folder), *options]
 
 

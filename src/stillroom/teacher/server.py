@@ -261,18 +261,24 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     dtype: str = "auto",
+    threads: int | None = None,
     batch_tokens: int = 16384,
     log_level: str = "info",
 ) -> None:
     """Load the folder, print the base URL on standard output, serve until a signal ends it.
 
     name: what requests call the model; default the folder's.  port: 0 takes a free one.
+    threads: of torch on the CPU; default as many as cores.
     Raises ModelError where the folder holds no model, EndpointError where the port is taken.
     """
-    listener = listen(host, port)
+    import torch
+
     from stillroom.inference.engine import Engine
     from stillroom.inference.generate import Generator
 
+    listener = listen(host, port)
+    if threads is not None:
+        torch.set_num_threads(threads)
     engine = Engine(Generator(folder, dtype=dtype), batch_tokens=batch_tokens)
     app = Server(engine, name or folder.resolve().name).app()
     shown = f"[{host}]" if ":" in host else host
@@ -307,12 +313,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--dtype", required=True)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args()
     exit_with_parent(given.parent)
     try:
-        serve(given.folder, name=given.name, dtype=given.dtype, port=0, log_level="warning")
+        serve(
+            given.folder,
+            name=given.name,
+            dtype=given.dtype,
+            threads=given.threads,
+            port=0,
+            log_level="warning",
+        )
     except StillroomError as error:
         sys.exit(f"error: {error}")
 

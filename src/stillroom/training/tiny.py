@@ -25,8 +25,8 @@ from stillroom.training.tiny_recipe import TinyModel, TinyTeacher
 
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 THREADS = 1
-"""of torch while a teacher learns: the order of sums depends on it, so it is not the machine's number; matrices
-this small gain little from a second one, and lose a lot where its core is busy"""
+"""of torch while a teacher learns: the order of sums depends on it, so it is not the machine's number; such
+small matrices gain little from a second one, and lose a lot where its core is busy"""
 WARMUP = 30
 """steps in which the rate rises; then it falls linearly to 0"""
 BUCKET = 16
