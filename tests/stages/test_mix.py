@@ -153,9 +153,7 @@ def test_the_choice_is_the_seeds(paths):
     put(paths, chat=records("chat", 200), mqa=records("mqa", 100))
     outs, weights = [], {"chat": 1, "mqa": 1, "booksum": 0}
     for seed in (1, 1, 2):
-        mix.run(
-            paths, params(seed=seed, unit="examples", total=50, weights={"chat": 1, "mqa": 1, "booksum": 0})
-        )
+        mix.run(paths, params(seed=seed, unit="examples", total=50, weights=weights))
         outs.append((paths.mixture / "train.jsonl").read_bytes())
     assert outs[0] == outs[1] != outs[2]
 
