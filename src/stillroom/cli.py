@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from stillroom.commands import cache, plan, recipe, run
+from stillroom.commands import cache, plan, recipe, run, serve
 from stillroom.errors import StillroomError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(recipe.app, name="recipe")
 app.command()(run.run)
 app.command()(plan.plan)
+app.command()(serve.serve)
 
 
 def run_stage(name: str, *items: str) -> None:

@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils.logging import disable_progress_bar
 
 from stillroom.errors import ModelError
 from stillroom.inference.sampling import next_tokens
@@ -73,6 +74,7 @@ class Generator:
         dtype: a torch type's name, or `auto` for that of the weights.  device: default a GPU if there is one.
         Raises ModelError where the folder holds no causal model or no tokenizer.
         """
+        disable_progress_bar()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)

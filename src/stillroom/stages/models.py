@@ -206,14 +206,17 @@ def build_tiny(
     seed: int,
 ) -> None:
     """Build a model of these sizes; a TinyTeacher learns the conversations, a base only its tokenizer."""
+    from transformers.utils.logging import disable_progress_bar
+
     from stillroom.training import tiny
 
+    disable_progress_bar()
     texts = [*corpus(root), *(message.content for messages in learned for message in messages)]
     tokenizer = tiny.build_tokenizer(texts, sizes.vocabulary, chat)
     model = tiny.build_model(sizes, tokenizer, seed)
     if isinstance(sizes, TinyTeacher):
         rows = chat_format.encode(chat, tokenizer, learned)
-        tiny.teach(model, [row for row in rows if len(row.ids) <= sizes.positions], sizes, seed)
+        tiny.teach(model, [row for row in rows if len(row.ids) <= sizes.longest], sizes, seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

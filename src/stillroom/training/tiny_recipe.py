@@ -51,6 +51,8 @@ class TinyTeacher(TinyModel):
     """as raft.chunk_overlap"""
     questions_per_chunk: int = Field(default=3, ge=1)
     """as raft.questions_per_chunk"""
+    longest: int = Field(default=512, ge=2)
+    """tokens; a longer conversation is not learned"""
     steps: int = Field(default=400, ge=1)
     """optimizer steps"""
     batch_tokens: int = Field(default=1024, ge=16)
