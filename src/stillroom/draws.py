@@ -17,6 +17,12 @@ def rank(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()
 
 
+def drawn(names: Iterable[str], share: float, seed: int, purpose: str = "") -> frozenset[str]:
+    """`share` of the distinct names, to the nearest whole number, drawn anew for each purpose."""
+    ordered = sorted(set(names), key=lambda name: rank(seed, f"{purpose}/{name}"))
+    return frozenset(ordered[: round(share * len(ordered))])
+
+
 def held_out(groups: Iterable[str], share: float, seed: int, *, at_least: int = 1) -> frozenset[str]:
     """`share` of the distinct groups, drawn by the seed.
 

@@ -7,7 +7,7 @@ data/raw/documents ──▶ raft ──▶ data/interim/{raft.jsonl,raft-record
 
 The teacher writes questions about each passage (the oracle) and answers them from it alone, quoting it; an
 answer that quotes what the passage does not say is rejected. The student sees the oracle among other
-passages; with the chance 1 - P without it, and in refusals without it and with the answer that the documents
+passages; in the share 1 - P without it, and in refusals without it and with the answer that the documents
 do not hold one. Whole documents are held out for the benchmark.
 """
 
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pydantic import Field, model_validator
 from stillroom import chat_format, summary
 from stillroom.artifacts import atomic_directory, sha256, write_json, write_jsonl
 from stillroom.chat_format import ChatFormat, Tokenizer, load_tokenizer
-from stillroom.draws import held_out, rng
+from stillroom.draws import drawn, held_out, rng
 from stillroom.fitting import Draft, Fit, fitted
 from stillroom.params import Block, Sampling, Teacher
 from stillroom.records import Conversation, Message, write_conversations
@@ -37,7 +38,7 @@ from stillroom.teacher.cache import Cache
 from stillroom.teacher.client import Answer, Asker, Request, ask_all, identity
 from stillroom.teacher.embedded import serving
 from stillroom.teacher.prompts import ANSWER_TAG, answer_messages, question_messages
-from stillroom.teacher.replies import cleaned, fault, quotes, spaced
+from stillroom.teacher.replies import FAULTS, cleaned, fault, quotes, spaced
 
 REFUSED = "The documents do not hold the answer."
 REFUSAL = f"None of the documents answers this question.\n{ANSWER_TAG} {REFUSED}"
@@ -71,9 +72,9 @@ class Params(Block):
     distractors: int = Field(default=4, ge=0)
     """passages beside the oracle"""
     oracle_probability: float = Field(default=0.8, ge=0, le=1)
-    """P: chance that a training example shows its oracle; without it, the answer is to be remembered"""
+    """P: share of the answered training examples that show their oracle; else it is to be remembered"""
     refusal_share: float = Field(default=0.1, ge=0, le=1)
-    """share of the examples without oracle whose answer is that the documents do not hold one"""
+    """share of all examples: the oracle is taken away, and right is to say that nothing holds the answer"""
     eval_share: float = Field(default=0.1, ge=0, lt=1)
     """share of the documents held out for the benchmark; above 0, at least one of two or more"""
     answer_tokens: int = Field(default=512, ge=1)
@@ -171,12 +172,14 @@ def run(paths: Paths, params: Params) -> None:
     counts: Counter[str] = Counter()
     chunks = passages(documents.read_documents(paths.documents), params, counts)
     with Cache() as cache:
-        pairs, used = asked(chunks, paths, params, chat, cache, counts) if chunks else ([], [])
+        answered, used = asked(chunks, paths, params, chat, cache, counts) if chunks else ([], [])
         snapshot.write(paths.answers, cache, used)
     held = held_out((chunk.document for chunk in chunks), params.eval_share, params.seed)
     train_pool = [chunk for chunk in chunks if chunk.document not in held]
-    train = [plan(p, train_pool, params) for p in pairs if p.chunk.document not in held]
-    evaluation = [plan(p, chunks, params, oracle=1.0) for p in pairs if p.chunk.document in held]
+    train_pairs = [pair for pair in answered if pair.chunk.document not in held]
+    eval_pairs = [pair for pair in answered if pair.chunk.document in held]
+    train = plans(train_pairs, train_pool, params, params.oracle_probability)
+    evaluation = plans(eval_pairs, chunks, params, 1.0)
     kept = fit(train, params.context_length, chat, tokenizer, counts)
     room = params.context_length - params.answer_tokens
     kept_eval = fit(evaluation, room, chat, tokenizer, counts, prompt=True)
@@ -267,22 +270,28 @@ def pairs(
     return kept
 
 
-def plan(pair: Pair, pool: Sequence[Chunk], params: Params, *, oracle: float | None = None) -> Plan:
-    """Draw what stands beside a question: whether the oracle is shown, where, and which passages with it.
+def plans(
+    pairs: Sequence[Pair], pool: Sequence[Chunk], params: Params, oracle_probability: float
+) -> list[Plan]:
+    """Draw what stands beside each question; the shares of refusals and of shown oracles are kept exactly."""
+    refused = drawn((p.id for p in pairs), params.refusal_share, params.seed, "refusal")
+    answered = [p.id for p in pairs if p.id not in refused]
+    shown = drawn(answered, oracle_probability, params.seed, "oracle")
+    return [plan(p, pool, params, oracle=p.id in shown, refusal=p.id in refused) for p in pairs]
 
-    No other passage holds the quotation; for a refusal, none holds the short answer either.
+
+def plan(pair: Pair, pool: Sequence[Chunk], params: Params, *, oracle: bool, refusal: bool) -> Plan:
+    """Draw the passages beside a question and the oracle's place among them.
+
+    None of them holds the quotation; for a refusal, none holds the short answer either.
     """
     draw = rng(params.seed, "raft", pair.id)
-    refusal = draw.random() < params.refusal_share
-    chance = params.oracle_probability if oracle is None else oracle
-    shown = not refusal and draw.random() < chance
     place = draw.random()
-    wanted = params.distractors + (not shown)
+    wanted = params.distractors + (not oracle)
     candidates = draw.sample(range(len(pool)), min(len(pool), CANDIDATES * (wanted + 1)))
-    others = [
-        pool[i] for i in candidates if pool[i].id != pair.chunk.id and not tells(pool[i].text, pair, refusal)
-    ]
-    return Plan(pair, tuple(others[:wanted]), shown, refusal, place)
+    others = (pool[i] for i in candidates if pool[i].id != pair.chunk.id)
+    silent = (chunk for chunk in others if not tells(chunk.text, pair, refusal))
+    return Plan(pair, tuple(islice(silent, wanted)), oracle, refusal, place)
 
 
 def tells(text: str, pair: Pair, refusal: bool) -> bool:
@@ -361,9 +370,7 @@ def metrics(
     counts: Counter[str], train: Sequence[tuple[Plan, Fit]], evaluation: Sequence[tuple[Plan, Fit]]
 ) -> dict[str, Any]:
     """Counts from documents to examples, rejected answers by reason, and lengths in tokens."""
-    rejected = {
-        key.removeprefix("rejected_"): n for key, n in sorted(counts.items()) if key.startswith("rej")
-    }
+    rejected = {reason: counts[f"rejected_{reason}"] for reason in FAULTS}
     dropped = ("short_chunks", "duplicate_chunks", "not_a_question", "duplicate_questions")
     return {
         "documents": counts["documents"],
