@@ -85,6 +85,16 @@ def test_choice_of_interval():
     assert (lone.low, lone.high, lone.method) == (None, None, "too few groups")
 
 
+def test_what_is_all_alike_is_not_certain():
+    groups = ["a", "a", "b", "b", "c", "c"]
+    assert st.estimate(numbers(np.zeros(6), groups=groups)).high == pytest.approx(st.wilson(0, 3)[1])
+    assert st.estimate(numbers(np.ones(6), groups=groups)).low == pytest.approx(st.wilson(3, 3)[0])
+
+
+def test_no_figure_is_below_zero():
+    assert st.estimate(numbers([0.0, 0.0, 0.0, 0.1])).low == 0.0
+
+
 def test_one_group_gets_an_interval_that_says_so():
     values = [0.5, 0.1, 0.7]
     inside = st.estimate(numbers(values, groups=["a"] * 3))

@@ -24,12 +24,14 @@ STAGES = {
         "finish_reasons": {"length": 3, "stop": 241},
     },
     "mix": {
+        "unit": "tokens",
         "tokens": 81_230,
-        "origins": {
-            "chat": {"target": 0.5, "reached": 0.498, "tokens": 40_452, "records": 151},
-            "booksum": {"target": 0.25, "reached": 0.251, "tokens": 20_389, "records": 30},
-            "mqa": {"target": 0.25, "reached": 0.251, "tokens": 20_389, "records": 44},
+        "sources": {
+            "chat": {"target_share": 0.5, "share_of_tokens": 0.498, "tokens": 40_452, "examples": 151},
+            "booksum": {"target_share": 0.25, "share_of_tokens": 0.251, "tokens": 20_389, "examples": 30},
+            "mqa": {"target_share": 0.25, "share_of_tokens": 0.251, "tokens": 20_389, "examples": 44},
         },
+        "lengths": {"total": 81_230, "p50": 133, "p90": 476, "max": 610},
     },
     "pack": {"rows": 82, "tokens": 81_230, "loss_tokens": 21_400, "density": 0.967},
     "train": {"steps": 240, "loss": 1.214, "validation_loss": 1.377, "tokens": 245_760},

@@ -33,17 +33,30 @@ def test_differences_and_p():
 def test_metrics_of_any_shape_are_shown():
     metrics = {
         "n": 3,
-        "by": {"a": 1, "b": 2},
+        "long_ones": {"p50": 4, "max": 1200},
+        "dropped": {"a": 0, "b": 0},
+        "by": {"few": 1, "many": 2, "none": 0},
         "of": {"x": {"t": 0.5}, "y": {"t": 0.5, "r": 1}},
-        "deep": {"a": {"b": {"c": 1}}},
+        "deep": {"a": {"b": {"c": 1}}, "d": 7},
     }
     single, bars, table, deep = page.blocks(metrics)
-    assert single["rows"] == [("n", 3)]
-    assert bars["rows"] == [("a", 1, 50.0), ("b", 2, 100.0)]
+    assert single["rows"] == [("n", 3), ("long ones", "p50 4, max 1,200"), ("dropped", "none")]
+    assert bars["rows"] == [("many", 2, 100.0), ("few", 1, 50.0)]
     assert table["columns"] == ["", "t", "r"]
     assert table["rows"] == [["x", 0.5, None], ["y", 0.5, 1]]
-    assert deep["rows"] == [("a · b · c", 1)]
+    assert deep["rows"] == [("a", "b c 1"), ("d", 7)]
     assert page.blocks({}) == []
+
+
+def test_counts_by_number_keep_their_order():
+    assert [row[0] for row in page.bars({"4": 1, "8": 5, "16": 3})] == ["4", "8", "16"]
+
+
+def test_shares_are_set_against_their_targets():
+    source = {"target_share": 0.3, "share_of_tokens": 0.2511, "share_of_examples": 0.9, "tokens": 5000}
+    [block] = page.blocks({"sources": {"chat": source}})
+    assert block["kind"] == "shares"
+    assert block["rows"] == [{"name": "chat", "reached": 25.1, "target": 30.0, "made_of": "tokens 5,000"}]
 
 
 def test_strips_share_one_scale():

@@ -105,7 +105,8 @@ class Comparison:
 def estimate(numbers: Numbers) -> Estimate:
     """Value and interval: Wilson for proportions, t for means, the cluster bootstrap for everything else.
 
-    Samples that are all of one group get an interval within it, which says nothing about other groups.
+    Samples that are all of one group get an interval within it, which says nothing about other groups. No
+    figure is below 0.
     """
     n, groups = len(numbers.groups), len(set(numbers.groups))
     if groups == 1 < n:
@@ -113,13 +114,19 @@ def estimate(numbers: Numbers) -> Estimate:
     value = numbers.value()
     low: float | None = None
     high: float | None = None
-    mean = numbers.independent and not numbers.exp and bool((numbers.b == 1).all())
-    if mean and n and bool(np.isin(numbers.a, (0.0, 1.0)).all()):
+    mean = not numbers.exp and bool((numbers.b == 1).all())
+    shares = mean and bool(np.isin(numbers.a, (0.0, 1.0)).all())
+    if shares and numbers.independent and n:
         method = "Wilson"
         low, high = wilson(int(numbers.a.sum()), n)
-    elif mean and n > 1:
+    elif shares and n and value in (0.0, 1.0):
+        # Resampling what is all alike would give an interval of no width.
+        method = "Wilson over groups"
+        low, high = wilson(int(value) * groups, groups)
+    elif mean and numbers.independent and n > 1:
         method = "t"
         low, high = t_interval(numbers.a)
+        low = max(0.0, low)
     elif groups > 1:
         method = "bootstrap over groups"
         sums = numbers.grouped()

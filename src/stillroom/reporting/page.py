@@ -132,27 +132,65 @@ def stages(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def blocks(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """A stage's metrics by their shape: single numbers, counts by name as bars, tables, and the rest flat."""
-    single = [(words(key), value) for key, value in metrics.items() if not isinstance(value, dict)]
+    """A stage's metrics by their shape: numbers, shares against targets, counts as bars, tables."""
+    single = [(words(key), line(value)) for key, value in metrics.items() if is_line(value)]
     found: list[dict[str, Any]] = [{"kind": "numbers", "title": "", "rows": single}] if single else []
     for key, value in metrics.items():
-        if isinstance(value, dict) and value:
-            found.append({"title": words(key), **_shaped(value)})
+        if not is_line(value):
+            found.append({"title": words(key), **_shaped(value, metrics.get("unit", "tokens"))})
     return found
 
 
-def _shaped(value: dict[str, Any]) -> dict[str, Any]:
+def is_line(value: Any) -> bool:
+    """Whether a value fits one line: a scalar, a list, a distribution, or nothing at all."""
+    return not isinstance(value, dict) or not any(value.values()) or "p50" in value
+
+
+def line(value: Any) -> Any:
+    """A value on one line; of counts that are all 0, that there are none."""
+    if not isinstance(value, dict):
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+    if not any(value.values()):
+        return "none"
+    parts = ((key, line(inner) if isinstance(inner, dict) else figure(inner)) for key, inner in value.items())
+    return ", ".join(f"{words(key)} {text}" for key, text in parts)
+
+
+def _shaped(value: dict[str, Any], unit: str) -> dict[str, Any]:
     """One nested value of a stage's metrics."""
     inner = list(value.values())
     if all(isinstance(number, int | float) for number in inner):
-        most = max(map(abs, inner)) or 1
-        rows = [(words(name), number, round(100 * abs(number) / most, 1)) for name, number in value.items()]
-        return {"kind": "bars", "rows": rows}
+        return {"kind": "bars", "rows": bars(value)}
+    if all(isinstance(row, dict) and f"share_of_{unit}" in row and "target_share" in row for row in inner):
+        return {"kind": "shares", "unit": unit, "rows": shares(value, unit)}
     if all(isinstance(row, dict) and not any(isinstance(v, dict) for v in row.values()) for row in inner):
         columns = list(dict.fromkeys(key for row in inner for key in row))
         table = [[words(name), *(row.get(column) for column in columns)] for name, row in value.items()]
         return {"kind": "table", "columns": ["", *map(words, columns)], "rows": table}
-    return {"kind": "numbers", "rows": [(words(name), number) for name, number in flat(value)]}
+    return {"kind": "numbers", "rows": [(words(name), line(number)) for name, number in value.items()]}
+
+
+def bars(counts: dict[str, Any]) -> list[tuple[str, Any, float]]:
+    """(name, count, percent of the largest), the largest first where names are words; zeros are left out."""
+    kept = [(name, number) for name, number in counts.items() if number]
+    if not all(name.isdigit() for name, _ in kept):
+        kept.sort(key=lambda row: -row[1])
+    most = max(abs(number) for _, number in kept)
+    return [(words(name), number, round(100 * abs(number) / most, 1)) for name, number in kept]
+
+
+def shares(sources: dict[str, dict[str, Any]], unit: str) -> list[dict[str, Any]]:
+    """Reached and wanted share of each source in percent, with what it was made of."""
+    parts = ("examples", "distinct_examples", "tokens")
+    return [
+        {
+            "name": name,
+            "reached": round(100 * row[f"share_of_{unit}"], 1),
+            "target": round(100 * row["target_share"], 1),
+            "made_of": line({key: row[key] for key in parts if key in row}),
+        }
+        for name, row in sources.items()
+    ]
 
 
 def words(key: str) -> str:
