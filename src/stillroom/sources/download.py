@@ -6,6 +6,7 @@ repository, revision ──▶ the hub's own cache ──▶ its folder
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import urllib.error
@@ -51,6 +52,8 @@ def download(url: str, checksum: str, progress: Callable[[int], None], hint: str
             _go_on(url, partial, before, progress)
             break
         except (OSError, HTTPException) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
             status = error.code if isinstance(error, urllib.error.HTTPError) else 0
             failures = 1 if partial.exists() and partial.stat().st_size > before else failures + 1
             if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR or failures >= TRIES:
