@@ -13,6 +13,7 @@ do not hold one. Whole documents are held out for the benchmark.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -188,7 +189,9 @@ def run(paths: Paths, params: Params) -> None:
     with atomic_directory(paths.benchmark) as folder:
         rows = (found.conversation for _, found in kept_eval if found.conversation)
         write_conversations(folder / "eval.jsonl", rows)
-    write_json(paths.metrics, metrics(counts, kept, kept_eval))
+    figures = metrics(counts, kept, kept_eval)
+    print(f"raft: answers rejected {figures['answers_rejected']}, dropped {figures['dropped']}", file=sys.stderr)
+    write_json(paths.metrics, figures)
 
 
 def passages(files: Iterable[Document], params: Params, counts: Counter[str]) -> list[Chunk]:
