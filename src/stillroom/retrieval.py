@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import bm25s
 import numpy as np
 
 
@@ -18,6 +17,8 @@ class Index:
     """A corpus that can be asked."""
 
     def __init__(self, texts: Sequence[str]) -> None:
+        import bm25s
+
         self._size = len(texts)
         self._bm25 = bm25s.BM25()
         if texts:
@@ -28,6 +29,8 @@ class Index:
         k = min(k, self._size)
         if k == 0:
             return []
+        import bm25s
+
         words = bm25s.tokenize(query, show_progress=False, return_ids=False)[0]
         known = [word for word in words if word in self._bm25.vocab_dict]
         scores = self._bm25.get_scores(known) if known else np.zeros(self._size, dtype=np.float32)

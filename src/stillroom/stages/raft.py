@@ -190,7 +190,9 @@ def run(paths: Paths, params: Params) -> None:
         rows = (found.conversation for _, found in kept_eval if found.conversation)
         write_conversations(folder / "eval.jsonl", rows)
     figures = metrics(counts, kept, kept_eval)
-    print(f"raft: answers rejected {figures['answers_rejected']}, dropped {figures['dropped']}", file=sys.stderr)
+    print(
+        f"raft: answers rejected {figures['answers_rejected']}, dropped {figures['dropped']}", file=sys.stderr
+    )
     write_json(paths.metrics, figures)
 
 
