@@ -14,6 +14,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^+ ]*\).*/\1/p' $(ROOT)/constraints.txt)
 .PHONY: run setup test lint format docs deps clean
 run: setup
 	@cd $(ROOT) && $(BIN)/stillroom run
+	@echo "report: $(ROOT)/reports/index.html"
 
 setup: $(READY)
 

@@ -16,12 +16,12 @@ from typing import Annotated
 
 import typer
 
-from stillroom.commands import cache, plan, recipe, run, serve
+from stillroom import __version__
+from stillroom.commands import cache, doctor, plan, recipe, run, serve
 from stillroom.errors import StillroomError
 
 app = typer.Typer(
     name="stillroom",
-    help="From raw conversations and documents to a long-context chat model and a benchmark report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -31,7 +31,23 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(recipe.app, name="recipe")
 app.command()(run.run)
 app.command()(plan.plan)
+app.command()(doctor.doctor)
 app.command()(serve.serve)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stillroom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """From raw conversations and documents to a long-context chat model and a benchmark report."""
 
 
 def run_stage(name: str, *items: str) -> None:

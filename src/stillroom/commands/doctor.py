@@ -5,6 +5,7 @@ One line a check: `ok`, `warn` (it runs, but mind this) or `FAIL` (it will not r
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -192,10 +193,22 @@ def _endpoint(base_url: str, model: str, key: str | None) -> Finding:
 
 
 def _engines() -> Iterator[Finding]:
-    """Snakemake's plan names exactly what `dvc status` names, and what follows from it."""
-    from stillroom.commands.plan import agreement
+    """Snakemake's plan calls stale exactly what `dvc status` does."""
+    from stillroom.commands.plan import judge
 
-    yield Finding(*agreement())
+    planned = {stage["name"] for stage in judge() if stage["stale"]}
+    status = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(status, capture_output=True, text=True, check=False)
+    if done.returncode:
+        yield Finding("FAIL", f"dvc status: {done.stderr.strip()}")
+        return
+    judged = set(json.loads(done.stdout))
+    if planned != judged:
+        yield Finding("FAIL", f"only one of the two would run: {', '.join(sorted(planned ^ judged))}")
+    elif judged:
+        yield Finding("ok", f"both would run: {', '.join(sorted(judged))}")
+    else:
+        yield Finding("ok", "both have nothing to do")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
