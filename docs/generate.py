@@ -17,6 +17,7 @@ from typing import Any
 import typer.main
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from stillroom import recipes
 from stillroom.cli import app
@@ -62,25 +63,34 @@ def settings() -> str:
 
 
 def _rows(block: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Table rows of a settings group, nested groups behind their key."""
+    """Table rows of a settings group, nested groups behind their key; a group inside a list once."""
+    listed: set[type[BaseModel]] = set()
     for key, field in recipes.own_fields(block).items():
-        meaning = " ".join((field.description or "").split())
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield f"| `{prefix}{key}` | | | {meaning} |\n"
-            yield from _rows(annotation, f"{prefix}{key}.")
-            continue
-        default = (
-            "required"
-            if field.is_required()
-            else f"`{_default(field.get_default(call_default_factory=True))}`"
-        )
-        yield f"| `{prefix}{key}` | {_type(annotation)} | {default} | {meaning} |\n"
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        groups = _groups(field.annotation)
+        kind = "" if field.annotation in groups else _type(field.annotation)
+        yield f"| `{prefix}{key}` | {kind} | {'' if not kind else _default(field)} | {meaning} |\n"
+        inside = f"{prefix}{key}{'[]' if kind.startswith('`list') else ''}."
+        for group in groups:
+            if group not in listed:
+                yield from _rows(group, inside)
+                listed.add(group)
 
 
-def _default(value: Any) -> str:
+def _groups(annotation: Any) -> list[type[BaseModel]]:
+    """The settings groups that a type mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [group for inner in getattr(annotation, "__args__", ()) for group in _groups(inner)]
+
+
+def _default(field: FieldInfo) -> str:
+    """A field's default as JSON, settings groups without what they leave at its default."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
     plain = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
-    return json.dumps(plain, default=str)
+    return f"`{json.dumps(plain, default=str)}`".replace("|", "\\|")
 
 
 def _type(annotation: Any) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import typer
+from packaging.requirements import Requirement
 
 from stillroom.errors import StillroomError
 
@@ -79,10 +80,8 @@ def _packages() -> Iterator[Finding]:
 
 def _required() -> list[str]:
     """Names of the packages that stillroom itself needs."""
-    lines = metadata.requires("stillroom") or []
-    return [
-        line.split(";")[0].split("[")[0].rstrip("<>=.0123456789 ") for line in lines if "extra ==" not in line
-    ]
+    needed = map(Requirement, metadata.requires("stillroom") or [])
+    return [r.name for r in needed if r.marker is None or r.marker.evaluate()]
 
 
 def _installed(name: str) -> bool:
