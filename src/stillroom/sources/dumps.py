@@ -23,7 +23,7 @@ from stillroom.errors import InputError
 CHUNK = 1 << 20
 LARGEST_RECORD = 1 << 28
 """bytes; a longer record means that a quote or bracket is missing"""
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet")
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 """a whole string, or a character that opens, closes or separates; a lone quote is a string without end"""
@@ -49,7 +49,7 @@ class Broken:
 
 def dump_files(folder: Path) -> list[Path]:
     """The dump files of a folder, sorted. Raises InputError where a file's ending is not one of a dump."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    paths = sorted(p for p in folder.rglob("*") if not p.is_dir() and not p.name.startswith("."))
     for path in paths:
         if ending(path) not in ENDINGS:
             hint = f"expected {', '.join(ENDINGS)}, also with {' or '.join(COMPRESSED)}"
@@ -68,7 +68,7 @@ def read_dump(path: Path) -> Iterator[Record | Broken]:
         yield from _parquet(path)
         return
     try:
-        with io.BufferedReader(pa.input_stream(str(path), compression="detect"), CHUNK) as file:
+        with path.open("rb") as raw, _plain(raw, path) as file:
             start = file.peek(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
             array = ending(path) == ".json" and start == b"["
             for number, (offset, text) in enumerate(_elements(file) if array else _lines(file), 1):
@@ -77,6 +77,12 @@ def read_dump(path: Path) -> Iterator[Record | Broken]:
         raise InputError("no such file", where=str(path)) from None
     except OSError as error:
         raise InputError(f"cannot be read ({error})", where=str(path)) from None
+
+
+def _plain(file: io.BufferedReader, path: Path) -> io.BufferedReader:
+    """The file's content, decompressed where its name says so."""
+    kind = COMPRESSED.get(path.suffix)
+    return io.BufferedReader(pa.input_stream(file, compression=kind), CHUNK) if kind else file
 
 
 def _parsed(number: int, offset: int, text: bytes) -> Record | Broken:

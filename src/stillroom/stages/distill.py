@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,7 +77,8 @@ def run(paths: Paths, params: Params) -> None:
     conversations = read_conversations(paths.conversations)
     with Cache() as cache:
         if params.answers == "original":
-            outcomes, used = [original(c) for c in conversations], []
+            outcomes = [original(c) for c in conversations]
+            used: list[str] = []
         else:
             snapshot.restore(paths.answers, cache)
             outcomes, used = ask(list(conversations), paths.teacher, params, chat, cache)
@@ -98,9 +98,10 @@ def ask(
 ) -> tuple[list[Outcome], list[str]]:
     """Replay all conversations together; return the outcomes, in order, and the keys of the answers used."""
     teacher = params.teacher
+    known_as = identity(teacher, folder)
     with (
         serving(teacher, folder) as base_url,
-        Asker(teacher, base_url, chat, cache, params.seed, "distill", identity=identity(teacher, folder)) as asker,
+        Asker(teacher, base_url, chat, cache, params.seed, "distill", identity=known_as) as asker,
     ):
         coroutines = (replay(c, asker, params) for c in conversations)
         return asker.run(coroutines, total=len(conversations)), asker.used()
@@ -161,8 +162,8 @@ def original(conversation: Conversation) -> Outcome:
     while messages and messages[-1].role != "assistant":
         messages = messages[:-1]
     reasons = tuple("original" for m in messages if m.role == "assistant")
-    turns = [{"key": None, "finish_reason": "original", "prompt_tokens": 0, "completion_tokens": 0}] * len(reasons)
-    meta = {**conversation.meta, "turns": turns}
+    unasked = {"key": None, "finish_reason": "original", "prompt_tokens": 0, "completion_tokens": 0}
+    meta = {**conversation.meta, "turns": [unasked] * len(reasons)}
     return Outcome(Conversation(conversation.id, conversation.source, messages, meta), reasons)
 
 
