@@ -234,10 +234,8 @@ class Asker:
         """Send nothing more, let what is in flight finish, then cancel."""
         self._failure = self._failure or EndpointError("stopped")
         tasks: list[asyncio.Task[Any]] = list(self._in_progress.values())
-        if self._gate.in_flight:
-            print(
-                f"{self.title}: {self._gate.in_flight} requests in flight may still finish", file=sys.stderr
-            )
+        if count := self._gate.in_flight:
+            print(f"{self.title}: waiting for {count} requests in flight; Ctrl-C drops them", file=sys.stderr)
         with suppress(asyncio.CancelledError):
             if tasks:
                 await asyncio.wait(tasks, timeout=GRACE_SECONDS)
@@ -373,7 +371,7 @@ class Asker:
             detail = error.body.get("message") if isinstance(error.body, dict) else None
             words = f"{error.status_code}: {detail or error.response.reason_phrase or words}"
         elif error.__cause__ is not None:
-            words = f"{words} {error.__cause__}"
+            words = str(error.__cause__)
         return self._redacted(" ".join(words.split())[:300])
 
     def _redacted(self, text: str) -> str:
