@@ -39,7 +39,15 @@ if TYPE_CHECKING:
 DIR = Path(".dvc/tmp/stages")
 PLAN = DIR / "plan.json"
 OWNER = DIR / "owner.json"
-SETTINGS = ("dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", ".dvc/config.local", ".dvcignore")
+SETTINGS = (
+    "dvc.yaml",
+    "dvc.lock",
+    "params.yaml",
+    ".dvc/config",
+    ".dvc/config.local",
+    ".dvcignore",
+    "workflow/plan.py",
+)
 FRESH = 1_000_000_000
 """the one mtime, in seconds, of every fresh stamp: none is newer than another"""
 RACY_NS = 50_000_000
@@ -117,13 +125,13 @@ def force_marker(name: str) -> str:
 
 
 def judge() -> Plan:
-    """What is stale: the last plan where everything was fresh and nothing was touched since, else DVC's word.
+    """What is stale: the last plan where nothing that it was made from was touched since, else DVC's word.
 
     The first way takes milliseconds and imports no DVC. Raises PlanError where DVC cannot read the checkout.
     """
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         plan = load()
-        if plan.signature and not plan.to_run() and signature(plan.watched)[0] == plan.signature:
+        if plan.signature and signature(plan.watched)[0] == plan.signature:
             return plan
     return ask_dvc()
 
@@ -310,6 +318,12 @@ def begin(dry_run: bool = False) -> Plan:
     if not dry_run:
         _own(lock)
     return plan
+
+
+def finish() -> None:
+    """After a run: judge while nothing has been edited yet, so that the next run knows at once."""
+    with contextlib.suppress(PlanError):
+        _write(ask_dvc())
 
 
 _held: list[FileLock] = []

@@ -28,14 +28,6 @@ def test_a_changed_param_runs_its_stage_and_what_it_changes_once(toy, first, sec
     assert toy.status() == []
 
 
-@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
-def test_an_unchanged_output_stops_there(toy, engine):
-    toy.set("clean.keep", 8)
-    toy.engine(engine)
-    assert toy.ran() == ["clean"]
-    assert toy.status() == []
-
-
 def test_touching_everything_runs_nothing(toy):
     toy.snakemake()
     for path in toy.root.rglob("*"):
@@ -153,6 +145,29 @@ assert not plan.judge().to_run()
 part.write_text("tarp\\n")
 assert "fetch" in [stage.name for stage in plan.judge().to_run()], "an edit of the same size"
 """
+
+
+REUSE = """
+import sys
+
+sys.path.insert(0, "workflow")
+import plan
+
+plan.ask_dvc = lambda: sys.exit("DVC was asked")
+assert not plan.judge().to_run()
+"""
+
+
+def test_an_unchanged_output_stops_there_and_the_next_plan_does_not_ask_dvc(toy):
+    toy.set("clean.keep", 8)
+    toy.snakemake()
+    toy.run(sys.executable, "-c", REUSE)
+    assert "Nothing to be done" in toy.snakemake().stdout
+    assert toy.ran() == ["clean"]
+    assert toy.status() == []
+    toy.set("clean.keep", 7)
+    toy.dvc("repro")
+    assert toy.ran() == ["clean"]
 
 
 def test_edits_during_and_right_after_the_judgement_are_seen(toy):

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def own(make_checkout, tmp_path_factory):
     """This project's pipeline without its code and data: enough for the graph."""
-    names = ["dvc.yaml", "params.yaml", "Snakefile"]
+    names = ["dvc.yaml", "params.yaml", "Snakefile", ".gitignore"]
     files = {name: ROOT / name for name in names}
     root = yaml.safe_load((ROOT / "params.yaml").read_text())["fetch"]["root"]
     return make_checkout(tmp_path_factory.mktemp("own"), {**files, f"{root}/a-file": ""})
@@ -62,6 +62,12 @@ def test_every_stage_is_in_rule_all(own):
 
     assert {by_rule(name) for name in own.would_run()} == set(STAGES)
     assert len(own.would_run()) == len(own.plan())
+
+
+def test_git_ignores_every_out(own):
+    """Else DVC writes a .gitignore beside each, and one inside reports/metrics would change report's deps."""
+    outs = [out for stage in own.plan().values() for out in stage["outs"]]
+    assert own.git("check-ignore", *outs).stdout.split() == outs
 
 
 def test_one_name_for_module_stage_rule_block_and_command(own):

@@ -87,6 +87,11 @@ def files_rule(name):
     return f"files_{name}"
 
 
+onsuccess:
+    if workflow.is_main_process:
+        plan.finish()
+
+
 # A stage's output goes to the terminal as it comes, and to its log.
 RUN = f"{sys.executable} workflow/plan.py run {{params.stage:q}} 2>&1 | tee -i {{log:q}} >&2"
 RUN_ON_GPUS = RUN
