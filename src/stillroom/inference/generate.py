@@ -21,9 +21,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
+from stillroom.chat_format import load_tokenizer
 from stillroom.errors import ModelError
 from stillroom.inference.sampling import next_tokens
 from stillroom.params import Sampling
@@ -72,11 +73,11 @@ class Generator:
         """Load a Hugging Face folder; no network is used.
 
         dtype: a torch type's name, or `auto` for that of the weights.  device: default a GPU if there is one.
-        Raises ModelError where the folder holds no causal model or no tokenizer.
+        Raises ModelError where the folder holds no causal model or no fast tokenizer.
         """
         disable_progress_bar()
+        self.tokenizer = load_tokenizer(folder)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ModelError(f"no causal model that can be loaded: {error}", where=str(folder)) from error

@@ -81,7 +81,7 @@ class Server:
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.complete, methods=["POST"]),
         ]
-        handlers: Any = {ApiError: _refused, HTTPException: _no_route, RuntimeError: _failed}
+        handlers: Any = {ApiError: _refused, HTTPException: _no_route, Exception: _failed}
         return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
     async def health(self, _: Request) -> Response:
@@ -134,6 +134,8 @@ class Server:
         """Token ids of one or many prompts; a text gets what the tokenizer adds, e.g. a begin token."""
         single = isinstance(prompt, str) or (bool(prompt) and isinstance(prompt[0], int))
         many: list[Any] = [prompt] if single else list(prompt)
+        if not many:
+            raise ApiError(400, "no prompt", param="prompt")
         rows = [list(self.tokenizer(p).input_ids) if isinstance(p, str) else p for p in many]
         width = self.engine.generator.model.get_input_embeddings().num_embeddings
         if not all(0 <= token < width for row in rows for token in row):
