@@ -155,7 +155,8 @@ def test_right_and_wrong_answers_are_compared_by_mcnemar():
 def test_perplexity_of_identical_models_does_not_differ():
     figure = numbers([3.0, 5.0, 8.0], [2.0, 3.0, 4.0], exp=True)
     found = st.compare(figure, figure)
-    assert (found.delta, found.p) == (0.0, 1.0)
+    assert (found.delta, found.p, found.method) == (0.0, 1.0, "no group differs")
+    assert found.detectable is None
 
 
 def test_few_groups_cannot_resolve_much():

@@ -15,6 +15,7 @@ from stillroom.reporting.inputs import clipped
         (-7.5, "−7.500"),
         (123.456, "123.5"),
         (0, "0"),
+        (-0.0001, "0.000"),
         (None, "–"),
         ("inst", "inst"),
         (True, "True"),
@@ -25,7 +26,7 @@ def test_numbers_for_people(value, text):
 
 
 def test_differences_and_p():
-    assert [page.signed(v) for v in (0.5, -0.5, None)] == ["+0.500", "−0.500", "–"]
+    assert [page.signed(v) for v in (0.5, -0.5, 1e-5, None)] == ["+0.500", "−0.500", "0.000", "–"]
     assert [page.p_value(v) for v in (0.0004, 0.0312, None)] == ["< 0.001", "0.031", "–"]
     assert [page.plain(v, 3) for v in (0.51, 805, None)] == ["0.510", "805", "–"]
 

@@ -89,7 +89,7 @@ class Comparison:
     """Ours minus baseline on the same samples; p is two-sided.
 
     detectable: the difference that 80 % of repetitions of this benchmark would resolve; None where the groups
-    are so few that no difference can be resolved.
+    are so few that no difference can be resolved, or where none differs.
     """
 
     delta: float
@@ -160,6 +160,8 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
         method, p = "McNemar exact", mcnemar(won, lost)
     resolvable = _bootstrap_p(np.ones(len(draws)), groups) <= 1 - LEVEL
     detectable = minimum_detectable(float(draws.std(ddof=1))) if resolvable else None
+    if not draws.any():
+        method, detectable = "no group differs", None
     return Comparison(delta, low, high, p, detectable, n, groups, method)
 
 

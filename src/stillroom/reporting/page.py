@@ -212,7 +212,7 @@ def figure(value: Any) -> str:
         text = f"{int(value):,}"
     else:
         text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
-    return text.replace("-", MINUS)
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
 def plain(value: float | None, digits: int) -> str:
@@ -224,7 +224,8 @@ def plain(value: float | None, digits: int) -> str:
 
 def signed(value: float | None) -> str:
     """A difference, with its sign."""
-    return figure(value) if value is None or value < 0 else f"+{figure(value)}"
+    text = figure(value)
+    return text if value is None or text[0] == MINUS or not text.strip("0.") else f"+{text}"
 
 
 def p_value(value: float | None) -> str:

@@ -43,7 +43,7 @@ def benchmark_table(inputs: Inputs, name: str, models: Sequence[str]) -> dict[st
         metrics = inputs.metrics.get((model, name))
         if metrics is not None:
             counts = {key: metrics.get(key, 0) for key in ("n", "failed", "skipped", "cut")}
-            rows.append({"model": model, **(metrics.get("headline") or {}), **counts})
+            rows.append({"model": model, **counts, **(metrics.get("headline") or {})})
     return {"name": name, "title": benchmark.title, "definition": benchmark.definition, "rows": rows}
 
 
