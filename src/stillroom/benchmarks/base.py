@@ -131,7 +131,7 @@ class Questions(Benchmark):
     """A benchmark that asks: eval.jsonl ──▶ prompts ──▶ greedy answers ──▶ scores."""
 
     limit: Annotated[int | None, Field(ge=1)] = None
-    """most questions, drawn by the seed (with all the prompts that a question has); null asks all"""
+    """most questions, drawn by the seed; null asks all"""
     max_tokens: Annotated[int, Field(ge=1)] = 512
     """most tokens of an answer"""
 

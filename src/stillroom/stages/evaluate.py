@@ -41,7 +41,7 @@ class Params(Block):
     seed: int
     chat_format: str
     models: list[str] = ["base", "tuned"]
-    """folders under models/; the report compares all of them with the first"""
+    """folders under models/"""
     benchmarks: list[Literal["pg19", "booksum", "mqa", "raft"]] = ["pg19", "booksum", "mqa", "raft"]
     """what they are examined on"""
     batch_tokens: Annotated[int, Field(ge=1)] = 65536
