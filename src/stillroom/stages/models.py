@@ -124,38 +124,40 @@ def prepare(
     else:
         assert source.hub is not None
         assert source.revision is not None
-        link_files(hub_snapshot(source.hub, source.revision, root, key), folder)
+        link_files(*hub_snapshot(source.hub, source.revision, root, key), folder)
         check(folder)
 
 
-def hub_snapshot(repository: str, revision: str, root: Path, key: str) -> Path:
-    """The folder of a hub model in the hub's own cache, where a download that was cut off goes on.
+def hub_snapshot(repository: str, revision: str, root: Path, key: str) -> tuple[Path, list[str]]:
+    """The folder of a hub model in the hub's own cache, and which of its files are wanted.
 
-    Weights are taken as safetensors, or as .bin where there are none. Raises DownloadError.
+    A download that was cut off goes on. Weights are taken as safetensors, or as .bin where there are none.
+    Raises DownloadError.
     """
     name = repository.rpartition("/")[2]
     hint = (
         f"without a network: put the folder of {repository} at {root / name} "
         f"and replace `hub` and `revision` under {key} by `path: {name}`"
     )
-    found = hub_folder(repository, revision, "model", [*SMALL_FILES, "model*.safetensors"], hint)
-    if any(found.glob("*.safetensors")):
-        return found
-    return hub_folder(repository, revision, "model", [*SMALL_FILES, "pytorch_model*.bin"], hint)
+    files = [*SMALL_FILES, "model*.safetensors"]
+    found = hub_folder(repository, revision, "model", files, hint)
+    if not any(found.glob("model*.safetensors")):
+        files = [*SMALL_FILES, "pytorch_model*.bin"]
+        found = hub_folder(repository, revision, "model", files, hint)
+    return found, files
 
 
-def link_files(source: Path, folder: Path) -> None:
-    """Fill `folder` with the files of `source` without copying them, where the file system allows.
+def link_files(source: Path, names: Sequence[str], folder: Path) -> None:
+    """Fill `folder` with the files of `source` that match, without copying where the file system allows.
 
-    Only the hub's cache is taken this way: nobody edits its files in place.
+    Only the hub's cache is taken this way: nobody edits its files in place. Subfolders hold other formats.
     """
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        target = folder / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path.resolve(), target)
-        except OSError:
-            shutil.copyfile(path, target)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and any(path.match(name) for name in names):
+            try:
+                os.link(path.resolve(), folder / path.name)
+            except OSError:
+                shutil.copyfile(path, folder / path.name)
 
 
 def check(folder: Path) -> None:

@@ -35,8 +35,6 @@ class TinyModel(Settings):
 class TinyTeacher(TinyModel):
     """A small Llama that learns the answers of the fixtures by heart; files are relative to `models.root`."""
 
-    intermediate_size: int = Field(default=512, ge=8)
-    """width inside the feed-forward blocks"""
     layers: int = Field(default=2, ge=1)
     """transformer blocks"""
     conversations: str = "sharegpt.json"
@@ -53,7 +51,7 @@ class TinyTeacher(TinyModel):
     """as raft.questions_per_chunk"""
     longest: int = Field(default=512, ge=2)
     """tokens; a longer conversation is not learned"""
-    steps: int = Field(default=400, ge=1)
+    steps: int = Field(default=440, ge=1)
     """optimizer steps"""
     batch_tokens: int = Field(default=1024, ge=16)
     """padded tokens of a step; a longer conversation makes a step of its own"""
