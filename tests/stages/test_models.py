@@ -66,6 +66,7 @@ def test_the_tiny_models_are_made_twice_alike(tmp_path, root):
     for first, second in ((paths.base, again.base), (paths.teacher, again.teacher)):
         assert content(first) == content(second)
         assert not any(str(tmp_path).encode() in data for data in content(first).values())
+        assert (first / "model.safetensors").stat().st_mode & 0o077 == 0o044
         model = AutoModelForCausalLM.from_pretrained(first)
         assert model.config.vocab_size == 300
         assert AutoTokenizer.from_pretrained(first).chat_template
@@ -108,7 +109,7 @@ def test_no_teacher_is_a_folder_that_says_so(tmp_path, root):
 def test_a_folder_is_copied_and_checked(tmp_path, root, model):
     paths = made(tmp_path, tiny(root, base=Source(path="given"), teacher=TeacherSource(path="given")))
     assert content(paths.base) == content(paths.teacher) == content(model)
-    assert not os.path.samefile(paths.base / "config.json", model / "config.json")
+    assert not (paths.base / "config.json").samefile(model / "config.json")
 
 
 @pytest.mark.parametrize(

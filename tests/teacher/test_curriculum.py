@@ -5,6 +5,7 @@ import pytest
 
 from stillroom.errors import InputError
 from stillroom.records import Message
+from stillroom.sources.conversations import read_folder
 from stillroom.sources.documents import read_documents
 from stillroom.stages import extract, raft
 from stillroom.teacher import curriculum
@@ -15,7 +16,7 @@ FIXTURES = Path(__file__).parents[2] / "data/fixtures"
 TEXT = "The mill turns at dawn. It rests at noon.\n\nThe miller keeps three cats, all of them grey."
 QUOTES = [
     '{"document": "mill.txt", "question": "When does it turn?", "quote": "turns at dawn", "answer": "dawn"}',
-    '{"document": "mill.txt", "question": "When does it rest?", "quote": "rests  at\\nnoon", "answer": "noon"}',
+    '{"document": "mill.txt", "question": "When does it rest?", "quote": "at\\n noon", "answer": "noon"}',
     '{"document": "mill.txt", "question": "How many cats?", "quote": "three cats", "answer": "three"}',
 ]
 
@@ -88,7 +89,7 @@ def test_the_fixtures_teach_the_turns_that_distill_sends(tmp_path):
         tuple(m.content for m in talk if m.role == "user")
         for talk in curriculum.conversations(FIXTURES / "sharegpt.json")
     }
-    records = curriculum.dumps.read_folder(raw, "skip")
+    records = read_folder(raw, "skip")
     asked = [
         tuple(m.content for m in c.messages if m.role == "user")
         for c in extract.cleaned(records, settings, extract.Tally())

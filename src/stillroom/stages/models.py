@@ -220,6 +220,7 @@ def build_tiny(
         rows = chat_format.encode(chat, tokenizer, learned)
         tiny.teach(model, [row for row in rows if len(row.ids) <= sizes.longest], sizes, seed)
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # the writer keeps it to its owner
     tokenizer.save_pretrained(folder)
 
 
