@@ -74,7 +74,7 @@ def one_stage(folder: Path) -> Path:
 
 
 def bare_stages(folder: Path, count: int) -> Path:
-    """DVC's floor for a pipeline of this length: a chain of stages with one dep and one out each, no params."""
+    """DVC's floor for a pipeline of this length: a chain, one dep and one out each, no params."""
     folder.mkdir()
     (folder / "0").write_text("in\n")
     chain = {
