@@ -76,6 +76,8 @@ class Generator:
         Raises ModelError where the folder holds no causal model or no fast tokenizer.
         """
         disable_progress_bar()
+        if not (folder / "config.json").is_file():
+            raise ModelError("no model folder: it has no config.json", where=str(folder))
         self.tokenizer = load_tokenizer(folder)
         try:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
