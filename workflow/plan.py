@@ -516,7 +516,8 @@ def visible_gpus() -> list[str]:
 
 
 def take_gpus(count: int) -> list[str]:
-    """Wait for `count` free GPUs and keep them until the process ends: one lock each, in the user's name."""
+    """Wait for `count` free GPUs (at most all) and keep them until the process ends: one lock each."""
+    count = min(count, len(visible_gpus()))
     folder = Path(tempfile.gettempdir(), f"stillroom-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:

@@ -136,6 +136,14 @@ def test_a_broken_dvc_yaml_is_named(toy):
     assert "Traceback" not in refused.stdout
 
 
+def test_a_stage_without_a_rule_is_named(toy):
+    rules = (toy.root / "rules.smk").read_text()
+    (toy.root / "rules.smk").write_text(rules.replace("rule clean:", "rule cleaned:"))
+    refused = toy.snakemake("-n", check=False)
+    assert refused.returncode != 0
+    assert "stage clean has no rule" in refused.stdout
+
+
 def test_gpus_are_shared_out(toy):
     """Two GPUs: train sees both, evaluations that run side by side see one each."""
     for setting in ("train.lr", "evaluate.qa", "evaluate.long-books"):

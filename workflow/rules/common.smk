@@ -1,4 +1,5 @@
 # What the rules share. DVC decides (workflow/plan.py), Snakemake schedules: a rule's edges come from dvc.yaml.
+import shlex
 
 if workflow.config_settings.overwrite_config or workflow.config_settings.configfiles:
     raise WorkflowError(
@@ -93,7 +94,7 @@ onsuccess:
 
 
 # A stage's output goes to the terminal as it comes, and to its log.
-RUN = f"{sys.executable} workflow/plan.py run {{params.stage:q}} 2>&1 | tee -i {{log:q}} >&2"
+RUN = f"{shlex.quote(sys.executable)} workflow/plan.py run {{params.stage:q}} 2>&1 | tee -i {{log:q}} >&2"
 RUN_ON_GPUS = RUN
 if workflow.is_main_process:  # elsewhere the cluster assigns them
     RUN_ON_GPUS = RUN.replace(" 2>&1", " --gpus {resources.gpu} 2>&1")

@@ -1,4 +1,12 @@
 # `snakemake models/tuned`: an artifact by its path. These rules run nothing, so Snakemake deletes nothing.
+# Included last: every stage must have its rule by now.
+
+_ruled = {known.name for known in workflow.rules}
+for _stage in STAGES.values():
+    if not _stage.is_source and _stage.group not in _ruled:
+        raise WorkflowError(
+            f"dvc.yaml: stage {_stage.group} has no rule in workflow/rules"
+        )
 
 
 def files_upstream(name):
