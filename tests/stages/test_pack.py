@@ -165,3 +165,13 @@ def test_targets_of_a_row():
     row = chat_format.Encoded([5, 6, 7, 8], [False, False, True, True])
     assert pack.targets(row).tolist() == [-100, 7, 8, -100]
     assert pack.targets(row).dtype == np.int32
+
+
+def test_loss_on_all_learns_every_token_but_a_documents_first(paths):
+    put(paths, [talk(n) for n in range(9)])
+    pack.run(paths, pack.Params(context_length=700, loss_on="all"))
+    for row in rows(paths):
+        for _, ids, labels in split(row):
+            assert labels == [*ids[1:], -100]
+    train = json.loads(paths.metrics.read_text())["train"]
+    assert train["loss_tokens"] == train["tokens"] - 9

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -66,6 +66,8 @@ class Params(Block):
     """how conversations are spelled"""
     context_length: int = 32768
     """most tokens of a row"""
+    loss_on: Literal["answers", "all"] = "answers"
+    """answers: the model learns to answer; all: to continue every text, as in pretraining"""
     over_length: Literal["drop", "trim"] = "drop"
     """a record longer than a row: drop it, or cut the middle of its longest user text; never an answer"""
 
@@ -135,6 +137,8 @@ def encoded(source: Path, scratch: Path, params: Params, chat: ChatFormat, token
                 documents.dropped["too_long" if fitting is None else "no_answer"] += 1
                 continue
             documents.trimmed += fitting is not row
+            if params.loss_on == "all":
+                fitting = replace(fitting, learn=[True] * len(fitting.ids))
             add(documents, record, fitting)
             ids.write(np.array(fitting.ids, dtype=np.int32).tobytes())
             labels.write(targets(fitting).tobytes())

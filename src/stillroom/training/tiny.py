@@ -72,6 +72,7 @@ def build_model(sizes: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int)
         num_attention_heads=sizes.heads,
         num_key_value_heads=sizes.kv_heads,
         max_position_embeddings=sizes.positions,
+        initializer_range=sizes.matrix_scale,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -79,7 +80,9 @@ def build_model(sizes: TinyModel, tokenizer: PreTrainedTokenizerFast, seed: int)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+        torch.nn.init.normal_(model.model.embed_tokens.weight, std=sizes.embedding_scale)
+        return model
 
 
 def teach(model: LlamaForCausalLM, rows: Sequence[Encoded], recipe: TinyTeacher, seed: int) -> None:

@@ -24,6 +24,10 @@ class TinyModel(Settings):
     """heads of keys and values; they divide the heads"""
     positions: int = Field(default=2048, ge=16)
     """most tokens of a sequence"""
+    matrix_scale: float = Field(default=0.02, gt=0)
+    """standard deviation of the random weights"""
+    embedding_scale: float = Field(default=0.02, gt=0)
+    """that of the token embeddings; larger ones are told apart sooner, which is what a few hundred steps need"""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TinyModel:
