@@ -22,7 +22,7 @@ def write(trained: Checkpoint, recipe: dict[str, Any], base: Path, folder: Path)
             "an adapter kept apart cannot carry train.rope", where="convert.adapter", hint="set it to merge"
         )
     targets = layers(trained.shapes)
-    tensors = trained.read(sorted(trained.shapes))
+    tensors = {name: trained.read(name) for name in sorted(trained.shapes)}
     renamed = {
         f"base_model.model.{name.replace('.default.', '.')}": tensor for name, tensor in tensors.items()
     }

@@ -1,11 +1,11 @@
-"""The trained tensors by name, a few at a time: from a DCP checkpoint, or from base shards and an adapter."""
+"""The trained tensors, one at a time: from a DCP checkpoint, or from base shards and an adapter."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
@@ -23,14 +23,14 @@ LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 class Source(Protocol):
-    """Trained tensors: their names and shapes, and any few of them."""
+    """Trained tensors: their names and shapes, and any one of them."""
 
     shapes: Shapes
     as_trained: bool
     """named as in memory, or as in model files: some families differ"""
 
-    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The tensors of these names, float32 where they were trained."""
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of this name, float32 where it was trained."""
 
 
 class Checkpoint:
@@ -53,21 +53,17 @@ class Checkpoint:
         }
         self.shapes: Shapes = {name: tuple(entry.size) for name, entry in self._entries.items()}
 
-    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The tensors of these names. Raises ModelError where a file is missing or cut short."""
-        wanted: dict[str, Any] = {
-            PREFIX + name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name in names
-            for entry in [self._entries[name]]
-        }
-        reader = FileSystemReader(self._folder)
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor, put together from its shards. Raises ModelError where a file is missing or cut."""
+        properties = self._entries[name].properties
+        wanted = {PREFIX + name: torch.empty(self.shapes[name], dtype=properties.dtype)}
         try:
             with warnings.catch_warnings(action="ignore"):
-                dcp_load(wanted, storage_reader=reader, no_dist=True)
+                dcp_load(wanted, storage_reader=FileSystemReader(self._folder), no_dist=True)
         except CheckpointException as error:
             reason = str(next(iter(error.failures.values()))[0]).splitlines()[0]
             raise ModelError(f"the checkpoint cannot be read: {reason}", where=str(self._folder)) from None
-        return {name.removeprefix(PREFIX): tensor for name, tensor in wanted.items()}
+        return wanted[PREFIX + name]
 
 
 class Merged:
@@ -94,18 +90,15 @@ class Merged:
                 f"the adapter is for {missing[0]!r}, which the base model lacks", where=str(base)
             )
 
-    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The tensors of these names, with the adapter's part added."""
-        return {name: self._merged(name) for name in names}
-
-    def _merged(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> torch.Tensor:
+        """The base model's tensor, with the adapter's part added where it has one."""
         with safe_open(self._files[name], "pt") as file:
             weight: torch.Tensor = file.get_tensor(name)
         if name not in self._targets:
             return weight
         layer = name.removesuffix(".weight")
-        parts = self._adapter.read([layer + LORA_A, layer + LORA_B])
-        return weight.float() + (parts[layer + LORA_B] @ parts[layer + LORA_A]) * self._scale
+        a, b = self._adapter.read(layer + LORA_A), self._adapter.read(layer + LORA_B)
+        return weight.float() + (b @ a) * self._scale
 
 
 def layers(names: Iterable[str]) -> list[str]:

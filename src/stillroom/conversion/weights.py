@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from stillroom.artifacts import write_json
 from stillroom.conversion.sources import Shapes, Source, require_same
 from stillroom.errors import ModelError
+
+Tensors = dict[str, torch.Tensor]
 
 
 class Architecture:
@@ -26,9 +29,9 @@ class Architecture:
         self.in_memory: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.on_disk: Shapes = {name: tuple(t.shape) for name, t in self.to_disk(dict(tensors)).items()}
 
-    def to_disk(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def to_disk(self, tensors: Tensors) -> Tensors:
         """The same tensors under the names, and cut into the parts, that model files have."""
-        converted: dict[str, torch.Tensor] = revert_weight_conversion(self._model, tensors)
+        converted: Tensors = revert_weight_conversion(self._model, tensors)
         return converted
 
 
@@ -42,31 +45,29 @@ def write_shards(
     dtype: torch.dtype = getattr(torch, dtype_name)
     expected = architecture.in_memory if source.as_trained else architecture.on_disk
     require_same(source.shapes, expected, "models/checkpoint" if source.as_trained else "models/base")
+    to_disk = architecture.to_disk if source.as_trained else dict
     groups = list(_groups({name: source.shapes[name] for name in expected}, dtype.itemsize, limit))
     placed: dict[str, str] = {}
     written: Shapes = {}
-    size = 0
     for number, names in enumerate(groups, 1):
-        file = (
-            "model.safetensors"
-            if len(groups) == 1
-            else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        )
-        tensors = source.read(names)
-        cast = {name: _cast(name, tensors.pop(name), dtype) for name in names}
-        if source.as_trained:
-            cast = architecture.to_disk(cast)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in cast.items()}, folder / file, {"format": "pt"}
-        )
-        (folder / file).chmod(0o644)
-        placed |= dict.fromkeys(cast, file)
-        written |= {name: tuple(tensor.shape) for name, tensor in cast.items()}
-        size += sum(tensor.nbytes for tensor in cast.values())
+        shard = "model" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}"
+        file = folder / f"{shard}.safetensors"
+        shapes = _write_shard(file, {name: _cast(name, source.read(name), dtype) for name in names}, to_disk)
+        written |= shapes
+        placed |= dict.fromkeys(shapes, file.name)
+    require_same(written, architecture.on_disk, "models/tuned")
     if len(groups) > 1:
+        size = dtype.itemsize * sum(math.prod(shape) for shape in written.values())
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(placed.items()))}
         write_json(folder / "model.safetensors.index.json", index)
-    require_same(written, architecture.on_disk, "models/tuned")
+
+
+def _write_shard(file: Path, tensors: Tensors, to_disk: Callable[[Tensors], Tensors]) -> Shapes:
+    """Write one file; names and shapes as they stand in it."""
+    stored = {name: tensor.contiguous() for name, tensor in to_disk(tensors).items()}
+    save_file(stored, file, {"format": "pt"})
+    file.chmod(0o644)
+    return {name: tuple(tensor.shape) for name, tensor in stored.items()}
 
 
 def _groups(shapes: Shapes, item: int, limit: int) -> Iterator[list[str]]:
@@ -74,7 +75,7 @@ def _groups(shapes: Shapes, item: int, limit: int) -> Iterator[list[str]]:
     group: list[str] = []
     room = limit
     for name, shape in shapes.items():
-        size = item * int(torch.Size(shape).numel())
+        size = item * math.prod(shape)
         if group and size > room:
             yield group
             group, room = [], limit
