@@ -54,7 +54,7 @@ class Checkpoint:
         self.shapes: Shapes = {name: tuple(entry.size) for name, entry in self._entries.items()}
 
     def read(self, name: str) -> torch.Tensor:
-        """The whole tensor, put together from its shards. Raises ModelError where a file is missing or cut."""
+        """The whole tensor, from all its shards. Raises ModelError where a file is missing or cut short."""
         properties = self._entries[name].properties
         wanted = {PREFIX + name: torch.empty(self.shapes[name], dtype=properties.dtype)}
         try:
