@@ -4,7 +4,7 @@ Registered with transformers as the attention implementation `packed`; a model p
 
     model(input_ids, position_ids=…, cu_seq_lens_q=boundaries, max_length_q=longest)
 
-On CUDA it is torch's variable-length flash attention, elsewhere scaled dot-product attention per document.
+In 16 bits on CUDA it is torch's variable-length flash attention, else torch's plain one, per document.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def packed_attention(
         raise TrainingError(
             "attention dropout is not supported", hint="set attention_dropout to 0 in config.json"
         )
-    if query.is_cuda:
+    if query.is_cuda and query.dtype != torch.float32:
         return _variable_length(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
     bounds = cu_seq_lens_q.tolist()
     parts = [
@@ -55,7 +55,7 @@ def packed_attention(
             query[:, :, start:end],
             key[:, :, start:end],
             value[:, :, start:end],
-            attn_mask=(mask := _window_mask(end - start, sliding_window)),
+            attn_mask=(mask := _window_mask(end - start, sliding_window, query.device)),
             is_causal=mask is None,
             scale=scaling,
             enable_gqa=True,
@@ -85,11 +85,11 @@ def _variable_length(
     return result.unsqueeze(0)
 
 
-def _window_mask(length: int, window: int | None) -> torch.Tensor | None:
+def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
     """A document longer than the model's window needs a band; any other is plainly causal."""
     if not window or length <= window:
         return None
-    ones = torch.ones(length, length, dtype=torch.bool)
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
     return ones.tril() & ones.triu(1 - window)
 
 

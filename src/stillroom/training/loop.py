@@ -152,17 +152,11 @@ def step(run: Run, show: Show) -> bool:
     rate = learning_rate(recipe, number, run.steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    total = torch.zeros(2, dtype=torch.float64, device=run.device)
-    for index, batch in enumerate(_micro_batches(run, run.train, rows)):
-        _seed_dropout(recipe.seed, number, dist.get_rank(), index)
-        loss = run.model(batch)
-        (loss * (dist.get_world_size() / max(1, targets))).backward()
-        total[0] += loss.detach()
+    loss_sum = _gradients(run, rows, targets)
     norm = _clip(run)
-    total[1] = run.stop()
-    dist.all_reduce(total)
-    loss_sum, stopped = total.tolist()
-    value = loss_sum / max(1, targets)
+    together = torch.stack([loss_sum, torch.full_like(loss_sum, run.stop())])
+    dist.all_reduce(together)
+    value, stopped = together[0].item() / max(1, targets), bool(together[1])
     _require_finite(value, norm, number + 1, rate)
     run.optimizer.step()
     run.optimizer.zero_grad()
@@ -174,7 +168,19 @@ def step(run: Run, show: Show) -> bool:
     due = run.progress.step % recipe.validate_every == 0 or run.progress.step == run.steps
     validated = validate(run) if due else None
     _record(run, show, value, validated, rate, norm)
-    return bool(stopped)
+    return stopped
+
+
+def _gradients(run: Run, rows: list[int], targets: int) -> torch.Tensor:
+    """Add up the gradient of the step's mean loss; return this process's Σ cross-entropy (float64)."""
+    scale = dist.get_world_size() / max(1, targets)  # FSDP averages over processes
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for index, batch in enumerate(_micro_batches(run, run.train, rows)):
+        _seed_dropout(run.recipe.seed, run.progress.step, dist.get_rank(), index)
+        loss = run.model(batch)
+        (loss * scale).backward()
+        total += loss.detach()
+    return total
 
 
 def _micro_batches(run: Run, rows: PackedRows, chosen: list[int]) -> Iterator[MicroBatch]:

@@ -214,6 +214,9 @@ def _quantised(
     )
     lm = prepare_model_for_kbit_training(lm, use_gradient_checkpointing=False)
     model = PackedModel(_with_adapter(lm, recipe), recipe.loss_chunk)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     frozen = {p for p in model.parameters() if not p.requires_grad}
     fully_shard(model, mesh=mesh, ignored_params=frozen)
     return model.train()
