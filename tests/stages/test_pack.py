@@ -167,9 +167,9 @@ def test_targets_of_a_row():
     assert pack.targets(row).dtype == np.int32
 
 
-def test_loss_on_all_learns_every_token_but_a_documents_first(paths):
+def test_a_whole_text_learns_every_token_but_a_documents_first(paths):
     put(paths, [talk(n) for n in range(9)])
-    pack.run(paths, pack.Params(context_length=700, loss_on="all"))
+    pack.run(paths, pack.Params(context_length=700, whole_text=["chat"]))
     for row in rows(paths):
         for _, ids, labels in split(row):
             assert labels == [*ids[1:], -100]

@@ -66,8 +66,8 @@ class Params(Block):
     """how conversations are spelled"""
     context_length: int = 32768
     """most tokens of a row"""
-    loss_on: Literal["answers", "all"] = "answers"
-    """answers: the model learns to answer; all: to continue every text, as in pretraining"""
+    whole_text: list[Literal["chat", "booksum", "mqa", "raft"]] = []
+    """origins whose every token is learned, as in pretraining; of the others only the answers"""
     over_length: Literal["drop", "trim"] = "drop"
     """a record longer than a row: drop it, or cut the middle of its longest user text; never an answer"""
 
@@ -137,7 +137,7 @@ def encoded(source: Path, scratch: Path, params: Params, chat: ChatFormat, token
                 documents.dropped["too_long" if fitting is None else "no_answer"] += 1
                 continue
             documents.trimmed += fitting is not row
-            if params.loss_on == "all":
+            if record.meta.get("origin") in params.whole_text:
                 fitting = replace(fitting, learn=[True] * len(fitting.ids))
             add(documents, record, fitting)
             ids.write(np.array(fitting.ids, dtype=np.int32).tobytes())
