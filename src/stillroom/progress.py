@@ -40,7 +40,9 @@ class Tracker:
         """Count `count` more units; replace the note where one is given."""
         self.done += count
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=count, **({} if note is None else {"note": note}))
+            self._bar.advance(self._task, count)
+            if note is not None:
+                self._bar.update(self._task, note=note)
             return
         now = time.monotonic()
         if now - self._last >= PLAIN_SECONDS:

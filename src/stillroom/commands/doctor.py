@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def doctor() -> None:
-    """Check python, packages, GPUs, disk, git, DVC, params, the teacher's endpoint, and that both engines agree."""
+    """Check python, packages, GPUs, disk, git, DVC, params, the endpoint, and that both engines agree."""
     failed = False
     for check in CHECKS:
         for finding in _guarded(check):

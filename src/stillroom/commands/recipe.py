@@ -50,7 +50,7 @@ def use(
         raise ParamsError(
             "holds changes that no recipe has",
             where=str(PARAMS),
-            hint=f"keep them (cp {PARAMS} recipes/mine.yaml), or overwrite: stillroom recipe use {name} --force",
+            hint=f"keep them (cp {PARAMS} recipes/mine.yaml), or overwrite it with --force",
         )
     text = path.read_text(encoding="utf-8").replace("$schema=schema.json", "$schema=recipes/schema.json")
     temporary = PARAMS.with_suffix(".partial")

@@ -4,8 +4,8 @@
 
 Only 429 and 503 are congestion. A stray one delays its own request; when a fifth of the last answers were
 such, the number in flight is cut by a quarter once, all wait, and it grows back by one per round of
-successes. Other failures (500, resets, time-outs) are retried with jitter and leave the limit alone: shrinking
-on them made a faulty server twelve times slower.
+successes. Other failures (500, resets, time-outs) are retried with jitter and leave the limit alone:
+shrinking on them made a faulty server twelve times slower.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Lora(Settings):
 
     r: int = Field(default=16, ge=1)
     """rank of the update"""
-    alpha: float = Field(default=32, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """scale of the update, divided by r"""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """of the adapter's input"""

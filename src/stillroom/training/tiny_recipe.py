@@ -27,7 +27,7 @@ class TinyModel(Settings):
     matrix_scale: float = Field(default=0.02, gt=0)
     """standard deviation of the random weights"""
     embedding_scale: float = Field(default=0.02, gt=0)
-    """that of the token embeddings; larger ones are told apart sooner, which is what a few hundred steps need"""
+    """that of the token embeddings; larger ones are told apart sooner, as a few hundred steps need"""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TinyModel:
