@@ -20,6 +20,8 @@ from stillroom import __version__
 from stillroom.commands import cache, doctor, plan, recipe, run, serve
 from stillroom.errors import StillroomError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="stillroom",
     no_args_is_help=True,
@@ -145,9 +147,10 @@ def main() -> None:
         app()
     except StillroomError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, run again to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C
+            print("interrupted; what is finished is kept, run again to go on", file=sys.stderr)
+        raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             sys.exit(f"error: {error.filename or 'disk'}: no space left\n  Free some space and run again.")

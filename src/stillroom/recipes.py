@@ -53,7 +53,7 @@ def check(path: Path) -> dict[str, params.Settings]:
             hint = f"did you mean `{near[0]}`?" if near else f"known blocks: {', '.join(names)}"
             line = params.line_of(path, (key,))
             raise ParamsError("unknown block", where=f"{path}:{line}: {key}", hint=hint)
-    return {name: params.load(name, block_of(name), path) for name in names}
+    return {name: params.block_in(document, name, block_of(name), path) for name in names}
 
 
 def names() -> list[str]:
@@ -174,8 +174,8 @@ def json_schema() -> dict[str, Any]:
     properties = {}
     for name in ("common", *STAGES):
         block = block_of(name)
-        schema = block.model_json_schema(ref_template="#/$defs/{model}")
-        definitions |= schema.pop("$defs", {})
+        schema = block.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+        definitions |= {f"{name}.{model}": inner for model, inner in schema.pop("$defs", {}).items()}
         kept = own_fields(block)
         schema["properties"] = {k: v for k, v in schema.get("properties", {}).items() if k in kept}
         schema["required"] = [k for k in schema.get("required", []) if k in kept]

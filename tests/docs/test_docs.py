@@ -14,6 +14,9 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
+WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
+
+
 def names(pages):
     return [str(p.relative_to(ROOT)) for p in pages]
 
@@ -44,7 +47,7 @@ def test_every_stillroom_command_in_the_docs_exists(page):
         assert [w for w in ours if w.startswith("-") and w.split("=")[0] not in options] == [], line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+@pytest.mark.parametrize("page", WRITTEN, ids=names(WRITTEN))
 def test_every_param_in_the_docs_exists(page):
     params = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text())
     text = page.read_text()

@@ -1,10 +1,12 @@
 """The stage as its users meet it: real processes, killed, resumed; one message for whatever goes wrong."""
 
 import json
+import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -13,15 +15,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
-from forked import build_base, random_rows, write_packed
+from forked import build_base, random_rows, run_stage, write_packed
 
-from stillroom.errors import InputError, ModelError, TrainingError
+from stillroom.errors import ModelError
 from stillroom.stages.train import Params, Paths, identity, run
 
 
 @pytest.fixture
-def paths(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def paths(tmp_path):
     return Paths(
         packed=write_packed(tmp_path / "packed", random_rows(4, 0), random_rows(2, 1)),
         base=build_base(tmp_path / "base"),
@@ -37,42 +38,35 @@ def outs(paths):
     return {path.name: path.read_bytes() for path in files}
 
 
-def workers():
-    return [
-        p for p in psutil.Process().children(recursive=True) if "stillroom.training.worker" in p.cmdline()
-    ]
-
-
-def send_after_new_checkpoint(work, number):
-    """Wait for a checkpoint that is not there yet, then signal the run's processes."""
-    before = set(work.glob("*/step-*"))
-
-    def send():
-        deadline = time.monotonic() + 100
-        while not set(work.glob("*/step-*")) - before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        for process in workers():
-            os.kill(process.pid, number)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    return thread
+def stage(paths, params, signal_number=None):
+    """Run the stage in a process of its own, signal its workers after a new checkpoint; what it said last."""
+    word = paths.work.parent / "word.txt"
+    word.unlink(missing_ok=True)
+    before = set(paths.work.glob("*/step-*"))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["forked"])
+    process = context.Process(target=run_stage, args=(paths, params, word))
+    process.start()
+    deadline = time.monotonic() + 100
+    while signal_number and not set(paths.work.glob("*/step-*")) - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True) if signal_number else []
+    for worker in workers:
+        os.kill(worker.pid, signal_number)
+    process.join(100)
+    assert not [worker for worker in workers if worker.is_running()]
+    return word.read_text() if word.exists() else ""
 
 
 def test_a_run_that_is_killed_and_stopped_goes_on_and_names_no_place_or_time(paths, tmp_path):
     settings = {"steps": 120, "batch_size": 2, "lr": 1e-3, "checkpoint_every": 10}
-    thread = send_after_new_checkpoint(paths.work, signal.SIGKILL)
-    with pytest.raises(TrainingError, match=r"process 0 was killed \(SIGKILL\)") as caught:
-        run(paths, Params(processes=1, **settings))
-    thread.join()
-    assert "go on at step" in caught.value.hint
-    thread = send_after_new_checkpoint(paths.work, signal.SIGTERM)
-    with pytest.raises(TrainingError, match="training was stopped at step"):
-        run(paths, Params(processes=1, **settings))
-    thread.join()
-    assert not workers()
+    said = stage(paths, Params(processes=1, **settings), signal.SIGKILL)
+    assert "process 0 was killed (SIGKILL)" in said
+    assert "Run again to go on at step" in said
+    said = stage(paths, Params(processes=1, **settings), signal.SIGTERM)
+    assert said.startswith("training was stopped at step")
     assert not paths.checkpoint.exists()
-    run(paths, Params(processes=2, **settings))
+    assert stage(paths, Params(processes=2, **settings)) == ""
     assert not list(paths.work.glob("train-*"))
     metrics = json.loads(paths.metrics.read_text())
     assert (metrics["step"], metrics["epochs"]) == (120, 60)
@@ -84,16 +78,27 @@ def test_a_run_that_is_killed_and_stopped_goes_on_and_names_no_place_or_time(pat
     assert not [name for name, content in found.items() if str(tmp_path).encode() in content]
 
 
-def test_an_error_in_a_process_is_one_message_and_nothing_else(paths, capfd):
+def test_an_error_in_a_process_is_one_message_and_nothing_else(paths):
     rows = random_rows(4, 0)
     rows[2]["input_ids"][0] = 5000
     write_packed(paths.packed, rows, random_rows(2, 1))
-    with pytest.raises(
-        InputError, match=r"train\.parquet: row 2: ids lie outside the vocabulary of 300"
-    ) as error:
-        run(paths, Params(processes=1))
-    assert error.value.hint == "the rows were packed with the tokenizer of another model"
-    assert capfd.readouterr() == ("", "")
+    program = (
+        "import pickle, sys; from stillroom.errors import StillroomError; from stillroom.stages.train import *\n"
+        "try: run(*pickle.load(sys.stdin.buffer))\n"
+        "except StillroomError as error: sys.exit(f'error: {error}')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=pickle.dumps((paths, Params(processes=1))),
+        capture_output=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert done.stdout == b""
+    first, second = done.stderr.decode().splitlines()
+    assert first.startswith("error: ")
+    assert first.endswith("train.parquet: row 2: ids lie outside the vocabulary of 300")
+    assert second.strip() == "the rows were packed with the tokenizer of another model"
     assert not paths.checkpoint.exists()
 
 

@@ -1,10 +1,11 @@
-"""A tiny base model, packed rows of uneven make, and groups of forked processes that train on them."""
+"""A tiny base model, packed rows of uneven make, and groups of processes that train on them."""
 
 import json
 import multiprocessing
 import os
-import socket
+import signal
 import traceback
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ import torch.distributed as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
-from stillroom.training import loop
+from stillroom.errors import StillroomError
+from stillroom.stages.train import Params, Paths, run
+from stillroom.training import launch, loop  # noqa: F401  (launch too once)
 from stillroom.training.recipe import Recipe
 
 VOCABULARY = 300
@@ -117,43 +120,79 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Group:
-    """Runs a function in N forked processes that form a process group; torch is imported once, here."""
+    """Runs a function in N processes that form a process group.
+
+    They are forked from a server that has imported this module and done nothing else: a fork of pytest itself
+    would inherit the locks of whatever threads other tests have left.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._context = multiprocessing.get_context("fork")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["forked"])
 
     def __call__(self, world: int, function, *args) -> list[int]:
         """Exit codes by rank; 1 with the exception's text in `folder/RANK.txt`."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        store = self.folder / f"store-{uuid.uuid4()}"
         children = [
-            self._context.Process(target=self._child, args=(rank, world, port, function, args))
+            self._context.Process(target=child, args=(self.folder, store, rank, world, function, args))
             for rank in range(world)
         ]
-        for child in children:
-            child.start()
-        for child in children:
-            child.join(60)
-            if child.is_alive():
-                child.kill()
-                child.join()
-        return [child.exitcode for child in children]
+        for process in children:
+            process.start()
+        for process in children:
+            process.join(60)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        return [process.exitcode for process in children]
 
-    def _child(self, rank: int, world: int, port: int, function, args) -> None:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        os.environ.update({name: str(value) for name, value in place.items()})
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-        try:
-            dist.init_process_group("gloo")
-            function(*args)
-            dist.destroy_process_group()
-        except BaseException as error:
-            traceback.print_exc()
-            (self.folder / f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
-            os._exit(1)
-        os._exit(0)
+
+def child(folder: Path, store: Path, rank: int, world: int, function, args) -> None:
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+        function(*args)
+        dist.destroy_process_group()
+    except BaseException as error:
+        (folder / f"{rank}.txt").write_text(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        os._exit(1)
+    os._exit(0)
+
+
+def never() -> bool:
+    """Nobody tells this run to stop."""
+    return False
+
+
+class KillAt:
+    """Asked after every step whether to stop, it kills its process (of one rank, or of all) after the n-th."""
+
+    def __init__(self, step: int, rank: int | None = None) -> None:
+        self.left, self.rank = step, rank
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        if self.left == 0 and self.rank in (None, dist.get_rank()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+
+class LeaveAt(KillAt):
+    """The same, but it says yes."""
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0 and self.rank == dist.get_rank()
+
+
+def run_stage(paths: Paths, params: Params, word: Path) -> None:
+    """Run the train stage; an error of ours is left in a file."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        run(paths, params)
+    except StillroomError as error:
+        word.write_text(str(error))
 
 
 @pytest.fixture
@@ -165,9 +204,7 @@ def group(tmp_path: Path) -> Group:
 def trained(tmp_path: Path, base: Path, packed: Path, group: Group):
     """Train in a work folder of its own and give that folder; settings are the recipe's."""
 
-    def run(
-        name: str, world: int = 1, stop=lambda: False, base: Path = base, packed: Path = packed, **settings
-    ):
+    def run(name: str, world: int = 1, stop=never, base: Path = base, packed: Path = packed, **settings):
         work = tmp_path / name
         work.mkdir(exist_ok=True)
         recipe = Recipe(**{"batch_size": 4, "lr": 1e-3, "steps": 4, "warmup": 0.0, **settings})

@@ -2,13 +2,11 @@
 
 import csv
 import math
-import os
-import signal
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
+from forked import KillAt, LeaveAt
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
@@ -97,55 +95,34 @@ def test_bfloat16_arithmetic_follows_the_plain_loop_and_keeps_float32_weights(tr
     assert {w.dtype for w in weights(work).values()} == {torch.float32}
 
 
-def kill_at(step, rank=None):
-    """A `stop` that kills its process when it is asked after that step."""
-    asked = []
-
-    def stop():
-        asked.append(1)
-        if len(asked) == step and rank in (None, dist.get_rank()):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return False
-
-    return stop
-
-
-def leave_at(step, rank):
-    asked = []
-
-    def stop():
-        asked.append(1)
-        return len(asked) == step and dist.get_rank() == rank
-
-    return stop
-
-
-@pytest.mark.parametrize("settings", [{}, {"adapter": "lora", "lora": {"r": 2, "dropout": 0.2}}])
-def test_a_killed_run_goes_on_bit_for_bit(trained, settings):
-    whole = trained("whole", 2, steps=7, checkpoint_every=2, **settings)
-    killed = trained("killed", 2, steps=7, checkpoint_every=2, stop=kill_at(5), **settings)
-    assert trained.codes == [-9, -9]
+@pytest.mark.parametrize(
+    ("world", "settings"), [(2, {}), (1, {"adapter": "lora", "lora": {"r": 2, "dropout": 0.2}})]
+)
+def test_a_killed_run_goes_on_bit_for_bit(trained, world, settings):
+    whole = trained("whole", world, steps=7, checkpoint_every=2, **settings)
+    killed = trained("killed", world, steps=7, checkpoint_every=2, stop=KillAt(5), **settings)
+    assert trained.codes == [-9] * world
     assert not (killed / "final").exists()
     assert (killed / "step-00000004").exists()
-    trained("killed", 2, steps=7, checkpoint_every=2, **settings)
-    assert trained.codes == [0, 0]
+    trained("killed", world, steps=7, checkpoint_every=2, **settings)
+    assert trained.codes == [0] * world
     assert contents(killed / "final") == contents(whole / "final")
 
 
 def test_one_killed_process_ends_the_others(trained):
-    trained("run", 2, stop=kill_at(2, rank=1))
+    trained("run", 2, stop=KillAt(2, rank=1))
     assert trained.codes == [1, -9]
 
 
 def test_a_run_goes_on_with_another_number_of_processes(trained, plain):
-    work = trained("run", 2, checkpoint_every=2, stop=kill_at(3))
+    work = trained("run", 2, checkpoint_every=2, stop=KillAt(3))
     trained("run", 1, checkpoint_every=2)
     assert [s["loss"] for s in curve(work)] == pytest.approx(plain[0], rel=1e-6)
 
 
 def test_a_signal_to_one_process_saves_and_stops_all(trained):
     whole = trained("whole", 2)
-    work = trained("run", 2, stop=leave_at(3, rank=1))
+    work = trained("run", 2, stop=LeaveAt(3, rank=1))
     assert trained.codes == [0, 0]
     assert sorted(p.name for p in work.glob("step-*")) == ["step-00000003"]
     trained("run", 2)
