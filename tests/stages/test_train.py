@@ -1,7 +1,6 @@
 """The stage as its users meet it: real processes, killed, resumed; one message for whatever goes wrong."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import signal
@@ -15,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
-from forked import build_base, random_rows, run_stage, write_packed
+from forked import build_base, random_rows, run_stage, server, write_packed
 
 from stillroom.errors import ModelError
 from stillroom.stages.train import Params, Paths, identity, run
@@ -43,9 +42,7 @@ def stage(paths, params, signal_number=None):
     word = paths.work.parent / "word.txt"
     word.unlink(missing_ok=True)
     before = set(paths.work.glob("*/step-*"))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["forked"])
-    process = context.Process(target=run_stage, args=(paths, params, word))
+    process = server().Process(target=run_stage, args=(paths, params, word))
     process.start()
     deadline = time.monotonic() + 100
     while signal_number and not set(paths.work.glob("*/step-*")) - before and time.monotonic() < deadline:
@@ -83,7 +80,8 @@ def test_an_error_in_a_process_is_one_message_and_nothing_else(paths):
     rows[2]["input_ids"][0] = 5000
     write_packed(paths.packed, rows, random_rows(2, 1))
     program = (
-        "import pickle, sys; from stillroom.errors import StillroomError; from stillroom.stages.train import *\n"
+        "import pickle, sys; from stillroom.errors import StillroomError\n"
+        "from stillroom.stages.train import run\n"
         "try: run(*pickle.load(sys.stdin.buffer))\n"
         "except StillroomError as error: sys.exit(f'error: {error}')"
     )

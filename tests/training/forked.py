@@ -4,8 +4,12 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 import uuid
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import numpy as np
@@ -119,23 +123,35 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_packed(tmp_path_factory.mktemp("packed"), random_rows(11, 0), random_rows(3, 1))
 
 
+@cache
+def server() -> ForkServerContext:
+    """Forks processes that have torch at once, from a process that has imported this module and nothing else.
+
+    A fork of pytest itself would inherit the locks of whatever threads other tests have left.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["forked"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        ensure_running()
+    return context
+
+
 class Group:
     """Runs a function in N processes that form a process group.
 
-    They are forked from a server that has imported this module and done nothing else: a fork of pytest itself
-    would inherit the locks of whatever threads other tests have left.
+    An exception's text is left in `folder/RANK.txt`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["forked"])
 
     def __call__(self, world: int, function, *args) -> list[int]:
-        """Exit codes by rank; 1 with the exception's text in `folder/RANK.txt`."""
+        """Exit codes by rank."""
         store = self.folder / f"store-{uuid.uuid4()}"
         children = [
-            self._context.Process(target=child, args=(self.folder, store, rank, world, function, args))
+            server().Process(target=child, args=(self.folder, store, rank, world, function, args))
             for rank in range(world)
         ]
         for process in children:
@@ -165,7 +181,7 @@ def never() -> bool:
 
 
 class KillAt:
-    """Asked after every step whether to stop, it kills its process (of one rank, or of all) after the n-th."""
+    """Asked after every step whether to stop, it kills its process (one rank's, or all) after the n-th."""
 
     def __init__(self, step: int, rank: int | None = None) -> None:
         self.left, self.rank = step, rank
