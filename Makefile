@@ -44,7 +44,7 @@ format: setup
 	@cd $(ROOT) && $(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile workflow
 
 docs: setup
-	@cd $(ROOT) && $(BIN)/python docs/generate.py && $(BIN)/mkdocs build --quiet --strict \
+	@cd $(ROOT) && $(BIN)/python docs/generate.py && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict \
 		&& echo "docs: $(ROOT)/site/index.html"
 
 deps: setup
