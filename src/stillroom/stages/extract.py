@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stillroom.artifacts import sha256, write_json, write_jsonl
 from stillroom.cleaning import duplicates, filters, markup, turns
@@ -60,18 +60,7 @@ class Params(Block):
     """of the sample"""
     keep: Literal["human", "all"] = "human"
     """human: only the human turns, for a teacher to answer; all: the original answers too"""
-    steps: list[StepName] = [
-        "html_to_markdown",
-        "copy_code",
-        "page_residue",
-        "empty_turns",
-        "alternation",
-        "boilerplate",
-        "language",
-        "length",
-        "duplicate_ids",
-        "duplicate_turns",
-    ]
+    steps: list[StepName] = list(get_args(StepName))
     """cleaning steps, in their order; one that is not listed is off"""
     boilerplate: list[str] = VENDOR_NOTICES
     """regular expressions; a conversation with an answer that matches one is dropped"""
