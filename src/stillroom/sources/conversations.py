@@ -1,7 +1,7 @@
 """A folder of conversation dumps, whatever their shape ──▶ Conversations, and the records that are none.
 
-The shape of a file is told from its first records; see the adapters for worked examples. A new shape is a
-file here and an entry in ADAPTERS. A conversation keeps the dump's id, or gets one from its content.
+Each record's shape is told from itself; see the adapters for worked examples. A new shape is a file
+here and an entry in ADAPTERS. A conversation keeps the dump's id, or gets one from its content.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stillroom.errors import InputError
 from stillroom.records import Conversation, Message
 from stillroom.sources import alpaca, oasst, oig, openai_messages, sharegpt, turn_lists
 from stillroom.sources.adapter import Adapter, Dropped, Unfit
-from stillroom.sources.dumps import Broken, Record, dump_files, read_dump
+from stillroom.sources.dumps import Broken, Raw, Record, dump_files, parsed, raw_records
 
 ADAPTERS: tuple[Adapter, ...] = (
     sharegpt.ADAPTER,
@@ -27,10 +27,12 @@ ADAPTERS: tuple[Adapter, ...] = (
     turn_lists.ADAPTER,
 )
 SNIFFED = 50
-"""records that decide on a file's shape"""
+"""records of which one must have a known shape"""
+UNKNOWN = "no conversation of a known shape"
+OnMalformed = Literal["skip", "stop"]
 
 
-def read_folder(folder: Path, on_malformed: Literal["skip", "stop"]) -> Iterator[Conversation | Dropped]:
+def read_folder(folder: Path, on_malformed: OnMalformed) -> Iterator[Conversation | Dropped]:
     """Stream all conversations of a folder's dumps, files in the order of their names.
 
     Malformed records come as Dropped, or with `stop` raise InputError naming file, record and offset. Raises
@@ -40,39 +42,50 @@ def read_folder(folder: Path, on_malformed: Literal["skip", "stop"]) -> Iterator
         yield from read_file(path, path.relative_to(folder).as_posix(), on_malformed)
 
 
-def read_file(
-    path: Path, name: str, on_malformed: Literal["skip", "stop"]
-) -> Iterator[Conversation | Dropped]:
+def read_file(path: Path, name: str, on_malformed: OnMalformed) -> Iterator[Conversation | Dropped]:
     """Stream the conversations of one dump; `name` is what records say about where they came from."""
-    records = read_dump(path)
+    return (conversation_of(raw, name, on_malformed) for raw in raw_conversations(path))
+
+
+def raw_conversations(path: Path) -> Iterator[Raw]:
+    """The records of one dump, not yet parsed: `conversation_of` can be asked in another process.
+
+    Raises InputError where the file cannot be read, or none of its first records has a known shape.
+    """
+    records = raw_records(path)
     first = list(itertools.islice(records, SNIFFED))
-    adapter = sniff([r.value for r in first if isinstance(r, Record)], path) if first else ADAPTERS[0]
-    for record in itertools.chain(first, records):
-        found = _converted(record, adapter, name)
-        if isinstance(found, Dropped) and found.reason == "malformed" and on_malformed == "stop":
-            where = f"{path}: record {record.number} at byte {record.offset}"
-            raise InputError(found.detail, where=where, hint="mend it, or set extract.on_malformed to skip")
-        yield found
-
-
-def sniff(values: list[object], path: Path) -> Adapter:
-    """The adapter that fits most of the values. Raises InputError where none fits any."""
-    best = max(ADAPTERS, key=lambda adapter: sum(map(adapter.fits, values)))
-    if not any(map(best.fits, values)):
+    values = [record.value for record in map(parsed, first) if isinstance(record, Record)]
+    if first and not any(adapter.fits(value) for value in values for adapter in ADAPTERS):
         known = ", ".join(adapter.name for adapter in ADAPTERS)
         raise InputError("conversations of an unknown shape", where=str(path), hint=f"known shapes: {known}")
-    return best
+    return itertools.chain(first, records)
 
 
-def _converted(record: Record | Broken, adapter: Adapter, name: str) -> Conversation | Dropped:
+def conversation_of(raw: Raw, name: str, on_malformed: OnMalformed) -> Conversation | Dropped:
+    """The conversation in one record of the file `name`.
+
+    A malformed record is Dropped, or with `stop` raises InputError naming file, record and offset.
+    """
+    found = _converted(parsed(raw), name)
+    if isinstance(found, Dropped) and found.reason == "malformed" and on_malformed == "stop":
+        where = f"{name}: record {raw.number} at byte {raw.offset}"
+        raise InputError(found.detail, where=where, hint="mend it, or set extract.on_malformed to skip")
+    return found
+
+
+def _converted(record: Record | Broken, name: str) -> Conversation | Dropped:
     place = f"{name}#{record.number}"
     if isinstance(record, Broken):
         return Dropped(place, "malformed", f"byte {record.offset}: {record.error}")
+    adapter = next((adapter for adapter in ADAPTERS if adapter.fits(record.value)), None)
+    given = record.value.get("id") if isinstance(record.value, dict) else None
+    if adapter is None:
+        return Dropped(own_id(given) or place, "malformed", f"{place} at byte {record.offset}: {UNKNOWN}")
     try:
         given, messages = adapter.read(record.value)
     except Unfit as unfit:
-        given = record.value.get("id") if isinstance(record.value, dict) else None
-        return Dropped(own_id(given) or place, unfit.reason, f"{place}: {unfit.detail}")
+        detail = f"{place} at byte {record.offset}: {unfit.detail}"
+        return Dropped(own_id(given) or place, unfit.reason, detail)
     meta = {"file": name, "record": record.number}
     identifier = own_id(given) or content_id(adapter.name, messages)
     return Conversation(identifier, adapter.name, tuple(messages), meta)

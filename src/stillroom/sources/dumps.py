@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -27,6 +27,14 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet")
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 """a whole string, or a character that opens, closes or separates; a lone quote is a string without end"""
+
+
+class Raw(NamedTuple):
+    """A record before it is parsed: its number (from 1), byte offset in the uncompressed file, and bytes."""
+
+    number: int
+    offset: int
+    text: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,14 @@ def ending(path: Path) -> str:
 
 def read_dump(path: Path) -> Iterator[Record | Broken]:
     """Stream the records of a file. Raises InputError where it cannot be read or decompressed."""
+    return map(parsed, raw_records(path))
+
+
+def raw_records(path: Path) -> Iterator[Raw]:
+    """Split a file into records without parsing them, which `parsed` can do in another process.
+
+    Raises InputError where the file cannot be read or decompressed.
+    """
     if ending(path) == ".parquet":
         yield from _parquet(path)
         return
@@ -72,24 +88,25 @@ def read_dump(path: Path) -> Iterator[Record | Broken]:
             start = file.peek(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
             array = ending(path) == ".json" and start == b"["
             for number, (offset, text) in enumerate(_elements(file) if array else _lines(file), 1):
-                yield _parsed(number, offset, text)
+                yield Raw(number, offset, text)
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
     except OSError as error:
         raise InputError(f"cannot be read ({error})", where=str(path)) from None
 
 
+def parsed(raw: Raw) -> Record | Broken:
+    """The value of a record, or what is wrong with its JSON."""
+    try:
+        return Record(raw.number, raw.offset, orjson.loads(raw.text))
+    except orjson.JSONDecodeError as error:
+        return Broken(raw.number, raw.offset, f"not valid JSON ({error})")
+
+
 def _plain(file: io.BufferedReader, path: Path) -> io.BufferedReader:
     """The file's content, decompressed where its name says so."""
     kind = COMPRESSED.get(path.suffix)
     return io.BufferedReader(pa.input_stream(file, compression=kind), CHUNK) if kind else file
-
-
-def _parsed(number: int, offset: int, text: bytes) -> Record | Broken:
-    try:
-        return Record(number, offset, orjson.loads(text))
-    except orjson.JSONDecodeError as error:
-        return Broken(number, offset, f"not valid JSON ({error})")
 
 
 def _lines(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
@@ -134,17 +151,18 @@ def _cut_off(offset: int, tail: bytes) -> Iterator[tuple[int, bytes]]:
     """The last element of an array without an end; where it is whole, a broken one after it says so."""
     if tail:
         yield offset, tail
-    if not tail or isinstance(_parsed(0, offset, tail), Record):
+    if not tail or isinstance(parsed(Raw(0, offset, tail)), Record):
         yield offset + len(tail), b""
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path) -> Iterator[Raw]:
+    """The rows of a table as JSON."""
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             rows = (row for batch in file.iter_batches(1000) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
-                yield Record(number, 0, row)
+                yield Raw(number, 0, orjson.dumps(row, default=str))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"not a Parquet file ({error})", where=str(path)) from None
