@@ -1,16 +1,47 @@
 import json
+import multiprocessing
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from stillroom.errors import InputError
 from stillroom.records import Conversation
-from stillroom.sources import alpaca, conversations, oasst, oig, openai_messages, sharegpt, turn_lists
+from stillroom.sources import (
+    airoboros,
+    alpaca,
+    conversations,
+    dolphin,
+    guanaco,
+    oasst,
+    oasst_messages,
+    oig,
+    openai_messages,
+    platypus,
+    sharegpt,
+    turn_lists,
+)
 from stillroom.sources.adapter import Dropped, Unfit
 from stillroom.sources.conversations import ADAPTERS, read_folder
 
-MODULES = [alpaca, oasst, oig, openai_messages, sharegpt, turn_lists]
+WANTED = {
+    airoboros: "s You are Ana, a painter. | u What would you do on a day off? | a I would paint the harbour.",
+    alpaca: "u Translate to German.\n\nGood night | a Gute Nacht",
+    dolphin: "s You are an AI assistant. Provide a detailed answer so user don't need to search outside. | "
+    "u Why is the sky blue? | a Because air scatters blue light.",
+    guanaco: "u Why is the sky blue? | a Air scatters blue light. | u And at sunset?",
+    oasst: "u How do I …? | a First … | u And then?",
+    oasst_messages: "u How do …? | a So.",
+    oig: "u Why is the sky blue? | a Because air scatters blue light.",
+    openai_messages: "s You are brief. | u Why is the sky blue? | a Scattering.",
+    platypus: "u Sum the numbers from 1 to 100. | a The sum is 5050.",
+    sharegpt: "u Why is the sky blue? | a <p>Because air scatters blue light.</p>",
+    turn_lists: "u Why is the sky blue? | u And at sunset?",
+}
+"""what each module's worked example says"""
+MODULES = list(WANTED)
 REAL = Path(__file__).parents[2] / "../shared/data"
 
 
@@ -20,16 +51,26 @@ def example(module):
 
 
 def spoken(messages):
-    return [(m.role, m.content) for m in messages]
+    return " | ".join(f"{m.role[0]} {m.content}" for m in messages)
+
+
+def read(record):
+    """The messages of a record, by the adapter that its shape asks for."""
+    (adapter,) = (adapter for adapter in ADAPTERS if adapter.fits(record))
+    return spoken(adapter.read(record)[1])
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_worked_example_is_read_by_its_adapter_and_no_other(module):
     record = example(module)
     assert [a.name for a in ADAPTERS if a.fits(record)] == [module.ADAPTER.name]
-    _, messages = module.ADAPTER.read(record)
-    assert any(m.role == "user" and m.content for m in messages)
-    assert module.ADAPTER in ADAPTERS
+    assert spoken(module.ADAPTER.read(record)[1]) == WANTED[module]
+
+
+def test_every_adapter_has_a_worked_example_a_source_and_a_licence():
+    assert {module.ADAPTER for module in MODULES} == set(ADAPTERS)
+    told = re.compile(r"^Source: .*licence:|^Sources and licences:", re.DOTALL | re.MULTILINE)
+    assert all(told.search(module.__doc__) for module in MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -42,30 +83,63 @@ def test_what_does_not_fit_is_unfit_and_no_crash(module, record):
         module.ADAPTER.read(record)
 
 
-def test_what_the_examples_say():
-    assert spoken(sharegpt.read(example(sharegpt))[1])[0] == ("user", "Why is the sky blue?")
-    assert spoken(turn_lists.read(example(turn_lists))[1]) == [
-        ("user", "Why is the sky blue?"),
-        ("user", "And at sunset?"),
-    ]
-    assert spoken(openai_messages.read(example(openai_messages))[1]) == [
-        ("system", "You are brief."),
-        ("user", "Why is the sky blue?"),
-        ("assistant", "Scattering."),
-    ]
-    assert spoken(alpaca.read(example(alpaca))[1]) == [
-        ("user", "Translate to German.\n\nGood night"),
-        ("assistant", "Gute Nacht"),
-    ]
-    assert spoken(oasst.read(example(oasst))[1]) == [
-        ("user", "How do I …?"),
-        ("assistant", "First …"),
-        ("user", "And then?"),
-    ]
-    assert spoken(oig.read(example(oig))[1]) == [
-        ("user", "Why is the sky blue?"),
-        ("assistant", "Because air scatters blue light."),
-    ]
+PROMPT = "You are a helpful assistant, who always provide explanation."
+
+
+@pytest.mark.parametrize(
+    ("record", "want"),
+    [
+        ({"instruction": "Name a river.", "output": "Elbe"}, "u Name a river. | a Elbe"),
+        ({"instruction": "Name a river."}, "u Name a river."),
+        (
+            {"instruction": "Sum up.", "context": "Text.", "response": "T.", "category": "qa"},
+            "u Sum up.\n\nText. | a T.",
+        ),
+        ({"instruction": "q2", "output": "a2", "history": [["q", "a"]]}, "u q | a a | u q2 | a a2"),
+        ({"instruction": "q", "input": "", "output": "a", "system": "Be brief."}, "s Be brief. | u q | a a"),
+        ({"instruction": "q", "response": "a", "system": None, "category": "joke"}, "u q | a a"),
+        ({"instruction": "", "input": "q", "output": "a"}, "u q | a a"),
+        ({"instruction": PROMPT, "input": "q", "output": "a"}, f"s {PROMPT} | u q | a a"),
+        (
+            {"instruction": "Translate.", "input": "q", "output": "a", "data_source": "x"},
+            "u Translate.\n\nq | a a",
+        ),
+        ({"items": [{"from": "human", "value": "q"}]}, "u q"),
+        ({"conversations": [{"from": "human", "value": "q"}], "system": "Be brief."}, "s Be brief. | u q"),
+        (
+            {
+                "messages": [{"role": "developer", "content": "d"}, {"role": "user", "content": "q"}],
+                "system": "s",
+            },
+            "s d | u q",
+        ),
+        (
+            {"text": "The book says 4.\n<human>: How many?\n<bot>: 4"},
+            "s The book says 4. | u How many? | a 4",
+        ),
+        (
+            {"text": "### Human: Who is <human>: in OIG?### Assistant: A mark."},
+            "u Who is <human>: in OIG? | a A mark.",
+        ),
+    ],
+)
+def test_no_part_of_a_record_is_lost(record, want):
+    assert read(record) == want
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "q", "input": 3},
+        {"instruction": "q", "history": ["q", "a"]},
+        {"instruction": "q", "output": "a", "system": ["x"]},
+        {"instruction": "q", "response": 1, "category": "x"},
+        [{"message_id": "b", "parent_id": "a", "message_tree_id": "a", "role": "prompter", "text": "x"}],
+    ],
+)
+def test_fields_of_another_type_are_unfit(record):
+    with pytest.raises(Unfit):
+        read(record)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +189,53 @@ def test_the_best_ranked_replies_are_followed():
         node("best", rank=0),
         node("gone", rank=-1, deleted=True),
     )
-    assert spoken(oasst.read({"prompt": tree})[1]) == [("user", "q"), ("assistant", "best")]
+    assert spoken(oasst.read({"prompt": tree})[1]) == "u q | a best"
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_the_rows_of_a_tree_become_one_conversation(tmp_path, name):
+    rows = [
+        {
+            "message_id": f"{tree}{n}",
+            "parent_id": f"{tree}{n - 1}" if n else None,
+            "message_tree_id": tree,
+            "role": ("prompter", "assistant")[n % 2],
+            "text": f"{tree} {n}",
+            "rank": None,
+        }
+        for tree in "xyz"
+        for n in range(3)
+    ]
+    if name == "a.parquet":
+        pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"odd": 1}]))
+    found = list(read_folder(tmp_path, "skip"))
+    assert [(c.id, c.meta["record"]) for c in found[:3]] == [("x", 1), ("y", 4), ("z", 7)]
+    assert spoken(found[1].messages) == "u y 0 | a y 1 | u y 2"
+    assert [d.reason for d in found[3:]] == ["malformed"] * (name == "a.jsonl")
+
+
+def test_a_file_of_several_shapes_is_read_record_by_record(tmp_path):
+    rows = [example(module) for module in MODULES if module is not oasst_messages]
+    (tmp_path / "a.json").write_text(json.dumps([*rows, {"what": "ever"}, *rows]))
+    found = list(read_folder(tmp_path, "skip"))
+    assert [d.detail for d in found if isinstance(d, Dropped)] == [
+        f"a.json#{len(rows) + 1} at byte {found_at}: no conversation of a known shape"
+        for found_at in [json.dumps([*rows, {}]).index(", {}") + 1]
+    ]
+    names = [m.ADAPTER.name for m in MODULES if m is not oasst_messages]
+    assert [c.source for c in found if isinstance(c, Conversation)] == names * 2
+
+
+def test_records_can_be_read_in_another_process(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps([f"turn {n}"]) + "\n" for n in range(5)) + "{\n")
+    raws = list(conversations.raw_conversations(tmp_path / "a.jsonl"))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.starmap(conversations.conversation_of, [(raw, "a.jsonl", "skip") for raw in raws])
+        with pytest.raises(InputError, match=r"a\.jsonl: record 6 at byte 55: not valid JSON"):
+            pool.starmap(conversations.conversation_of, [(raw, "a.jsonl", "stop") for raw in raws])
+    assert found == list(read_folder(tmp_path, "skip"))
 
 
 def test_files_of_different_shapes_in_one_folder(tmp_path):

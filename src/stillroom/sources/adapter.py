@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,3 +54,24 @@ def turns(rows: Iterable[Any], role_key: str, text_key: str, roles: dict[str, Ro
             raise Unfit(f"turn {number}: `{text_key}` is not a text")
         messages.append(Message(roles[speaker], text or ""))
     return messages
+
+
+def with_system(record: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+    """The messages after the system prompt that stands in a field of its own, where there is one.
+
+    Raises Unfit where it is not a text. Messages that open with a system prompt keep it.
+    """
+    prompt = next((record[name] for name in ("system", "system_prompt") if record.get(name)), "")
+    if not isinstance(prompt, str):
+        raise Unfit("the system prompt is not a text")
+    opened = bool(messages) and messages[0].role == "system"
+    return messages if opened or not prompt.strip() else [Message("system", prompt), *messages]
+
+
+def marked(text: str, marker: re.Pattern[str], roles: dict[str, Role]) -> Iterator[Message]:
+    """The turns of one text, split at markers whose group 1 is the role; before the first is the system's."""
+    before, *parts = marker.split(text)
+    if before.strip():
+        yield Message("system", before.strip())
+    for speaker, turn in zip(parts[::2], parts[1::2], strict=True):
+        yield Message(roles[speaker], turn.strip())

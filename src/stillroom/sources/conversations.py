@@ -14,7 +14,19 @@ from typing import Literal
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.errors import InputError
 from stillroom.records import Conversation, Message
-from stillroom.sources import alpaca, oasst, oig, openai_messages, sharegpt, turn_lists
+from stillroom.sources import (
+    airoboros,
+    alpaca,
+    dolphin,
+    guanaco,
+    oasst,
+    oasst_messages,
+    oig,
+    openai_messages,
+    platypus,
+    sharegpt,
+    turn_lists,
+)
 from stillroom.sources.adapter import Adapter, Dropped, Unfit
 from stillroom.sources.dumps import Broken, Raw, Record, dump_files, parsed, raw_records
 
@@ -22,13 +34,17 @@ ADAPTERS: tuple[Adapter, ...] = (
     sharegpt.ADAPTER,
     openai_messages.ADAPTER,
     oasst.ADAPTER,
+    oasst_messages.ADAPTER,
     alpaca.ADAPTER,
+    platypus.ADAPTER,
+    airoboros.ADAPTER,
+    dolphin.ADAPTER,
+    guanaco.ADAPTER,
     oig.ADAPTER,
     turn_lists.ADAPTER,
 )
 SNIFFED = 50
 """records of which one must have a known shape"""
-UNKNOWN = "no conversation of a known shape"
 OnMalformed = Literal["skip", "stop"]
 
 
@@ -55,6 +71,8 @@ def raw_conversations(path: Path) -> Iterator[Raw]:
     records = raw_records(path)
     first = list(itertools.islice(records, SNIFFED))
     values = [record.value for record in map(parsed, first) if isinstance(record, Record)]
+    if any(map(oasst_messages.is_row, values)):
+        return oasst_messages.joined(itertools.chain(first, records))
     if first and not any(adapter.fits(value) for value in values for adapter in ADAPTERS):
         known = ", ".join(adapter.name for adapter in ADAPTERS)
         raise InputError("conversations of an unknown shape", where=str(path), hint=f"known shapes: {known}")
@@ -66,29 +84,33 @@ def conversation_of(raw: Raw, name: str, on_malformed: OnMalformed) -> Conversat
 
     A malformed record is Dropped, or with `stop` raises InputError naming file, record and offset.
     """
-    found = _converted(parsed(raw), name)
-    if isinstance(found, Dropped) and found.reason == "malformed" and on_malformed == "stop":
-        where = f"{name}: record {raw.number} at byte {raw.offset}"
-        raise InputError(found.detail, where=where, hint="mend it, or set extract.on_malformed to skip")
-    return found
-
-
-def _converted(record: Record | Broken, name: str) -> Conversation | Dropped:
-    place = f"{name}#{record.number}"
-    if isinstance(record, Broken):
-        return Dropped(place, "malformed", f"byte {record.offset}: {record.error}")
-    adapter = next((adapter for adapter in ADAPTERS if adapter.fits(record.value)), None)
-    given = record.value.get("id") if isinstance(record.value, dict) else None
-    if adapter is None:
-        return Dropped(own_id(given) or place, "malformed", f"{place} at byte {record.offset}: {UNKNOWN}")
+    record = parsed(raw)
     try:
-        given, messages = adapter.read(record.value)
+        return _converted(record, name)
     except Unfit as unfit:
-        detail = f"{place} at byte {record.offset}: {unfit.detail}"
-        return Dropped(own_id(given) or place, unfit.reason, detail)
-    meta = {"file": name, "record": record.number}
+        if unfit.reason == "malformed" and on_malformed == "stop":
+            where = f"{name}: record {raw.number} at byte {raw.offset}"
+            hint = "mend it, or set extract.on_malformed to skip"
+            raise InputError(unfit.detail, where=where, hint=hint) from None
+        place = f"{name}#{raw.number}"
+        detail = f"{place} at byte {raw.offset}: {unfit.detail}"
+        return Dropped(_named(record) or place, unfit.reason, detail)
+
+
+def _converted(record: Record | Broken, name: str) -> Conversation:
+    if isinstance(record, Broken):
+        raise Unfit(record.error)
+    adapter = next((adapter for adapter in ADAPTERS if adapter.fits(record.value)), None)
+    if adapter is None:
+        raise Unfit("no conversation of a known shape")
+    given, messages = adapter.read(record.value)
     identifier = own_id(given) or content_id(adapter.name, messages)
-    return Conversation(identifier, adapter.name, tuple(messages), meta)
+    return Conversation(identifier, adapter.name, tuple(messages), {"file": name, "record": record.number})
+
+
+def _named(record: Record | Broken) -> str:
+    value = record.value if isinstance(record, Record) else None
+    return own_id(value.get("id")) if isinstance(value, dict) else ""
 
 
 def own_id(given: object) -> str:

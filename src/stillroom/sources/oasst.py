@@ -6,6 +6,9 @@
         {"role": "assistant", "text": "It depends.", "rank": 1, "replies": []}]}}
 
 Deleted messages are not followed; unranked replies come after ranked ones, in the file's order.
+
+Source: huggingface.co/datasets/OpenAssistant/oasst1 and oasst2, files `*.trees.jsonl.gz`; licence:
+Apache-2.0. The table of messages that is published beside them: oasst_messages.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ def read(record: Any) -> tuple[object, list[Message]]:
     """Id of the tree and the messages of its best path."""
     if not fits(record):
         raise Unfit("no `prompt` with a text")
-    return record.get("message_tree_id"), turns(_best_path(record["prompt"]), "role", "text", ROLES)
+    return record.get("message_tree_id"), turns(best_path(record["prompt"]), "role", "text", ROLES)
 
 
-def _best_path(node: dict[str, Any]) -> list[dict[str, Any]]:
+def best_path(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """The message and the best-ranked of the replies, of the replies to it, and so on."""
     path = [node]
     while replies := [
         r for r in path[-1].get("replies") or () if isinstance(r, dict) and not r.get("deleted")

@@ -4,6 +4,9 @@
     {"role": "system", "content": "You are brief."},
     {"role": "user", "content": [{"type": "text", "text": "Why is the sky blue?"}]},
     {"role": "assistant", "content": "Scattering."}]}
+
+Sources and licences: a shape, not a data set; e.g. UltraChat 200k (MIT), no_robots (CC BY-NC 4.0). A
+conversation in which tools are called or answer, or with a part that is not text, is dropped.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from stillroom.records import Message, Role
-from stillroom.sources.adapter import Adapter, Unfit, turns
+from stillroom.sources.adapter import Adapter, Unfit, turns, with_system
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -31,7 +34,8 @@ def read(record: Any) -> tuple[object, list[Message]]:
     if not fits(record):
         raise Unfit("no list of `messages`")
     rows = [_plain(row) for row in record["messages"]]
-    return record.get("id", record.get("prompt_id")), turns(rows, "role", "content", ROLES)
+    messages = with_system(record, turns(rows, "role", "content", ROLES))
+    return record.get("id", record.get("prompt_id")), messages
 
 
 def _plain(row: Any) -> Any:

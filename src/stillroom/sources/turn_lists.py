@@ -1,6 +1,9 @@
 """Lists of human turns, as the published distillation script reads them: a conversation is a list of texts.
 
 ["Why is the sky blue?", "And at sunset?"]
+
+Source: the input of the published distillation script of Llama-2-7B-32K-Instruct, human turns of ShareGPT;
+licence: none stated.
 """
 
 from __future__ import annotations
