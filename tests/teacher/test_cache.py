@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import os
 import signal
@@ -10,12 +9,13 @@ import pytest
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.errors import InputError
 from stillroom.teacher import cache as module
+from stillroom.teacher import cache_file
 from stillroom.teacher.cache import Cache, Row
 
 
 def row(i, text="answer"):
     request = canonical_json({"i": i}).decode()
-    return Row(sha256(request), request, f"{text} {i}", "stop", i, 2 * i, json.dumps({"time": time.time()}))
+    return Row(sha256(request), request, f"{text} {i}", "stop", i, 2 * i, time=time.time())
 
 
 def stored(path, rows):
@@ -28,12 +28,12 @@ def test_what_was_stored_is_found_in_this_run_and_in_the_next(tmp_path):
     with Cache(path) as cache:
         cache.store(row(1)).result()
         assert row(1).key in cache
-        assert cache.find(row(1).key).result().text == "answer 1"
+        assert cache.find_many([row(1).key])[row(1).key].text == "answer 1"
     with Cache(path) as cache:
         assert row(1).key in cache
         assert row(2).key not in cache
-        assert cache.find(row(1).key).result().text == "answer 1"
-        assert cache.find(row(2).key).result() is None
+        assert cache.find_many([row(1).key])[row(1).key].text == "answer 1"
+        assert cache.find_many([row(2).key]) == {}
 
 
 def test_the_first_answer_counts(tmp_path):
@@ -61,7 +61,7 @@ def test_an_acknowledged_row_survives_kill_9(tmp_path):
     with Cache(path) as cache:
         keys = acknowledged.read_text().split()
         assert len(keys) > 10
-        assert all(cache.find(key).result() is not None for key in set(keys[-50:] + keys[:50]))
+        assert cache.find_many(keys).keys() == set(keys)
 
 
 def test_two_processes_share_one_file(tmp_path):
@@ -108,8 +108,8 @@ def test_a_snapshot_fills_another_cache_once(tmp_path):
     assert Cache(other).import_parquet(tmp_path / "a.parquet") == 5
     assert Cache(other).import_parquet(tmp_path / "a.parquet") == 0
     with Cache(other) as cache:
-        found = cache.find(row(3).key).result()
-    assert (found.text, found.completion_tokens, found.provenance) == ("answer 3", 6, None)
+        found = cache.find_many([row(3).key])[row(3).key]
+    assert (found.text, found.completion_tokens, found.time) == ("answer 3", 6, None)
 
 
 def test_an_empty_snapshot_is_a_file_too(tmp_path):
@@ -142,7 +142,7 @@ def test_a_damaged_file_is_named_with_a_way_out(tmp_path):
     path = tmp_path / "c.duckdb"
     stored(path, [row(1)])
     path.write_bytes(b"x" * path.stat().st_size)
-    with pytest.raises(InputError, match=r"c\.duckdb: the response cache cannot be read(.|\n)*cache import"):
+    with pytest.raises(InputError, match=r"c\.duckdb: the response cache cannot be read(.|\n)*cache repair"):
         Cache(path).stats()
 
 
@@ -158,11 +158,11 @@ def test_a_failing_file_fails_those_who_wait_and_not_the_thread(tmp_path):
 
 
 def test_every_earlier_schema_is_brought_up_to_date(tmp_path):
-    for version in range(len(module.MIGRATIONS) + 1):
+    for version in range(len(cache_file.MIGRATIONS) + 1):
         path = tmp_path / f"{version}.duckdb"
         with duckdb.connect(str(path)) as connection:
             connection.execute("CREATE TABLE migrations (version INTEGER PRIMARY KEY)")
-            for number, step in enumerate(module.MIGRATIONS[:version], 1):
+            for number, step in enumerate(cache_file.MIGRATIONS[:version], 1):
                 step(connection)
                 connection.execute("INSERT INTO migrations VALUES (?)", [number])
         assert stored(path, [row(1)])[0].text == "answer 1"
@@ -182,4 +182,4 @@ def test_strange_texts_come_back_as_they_went(tmp_path):
     rows = [Row(sha256(t), t, t, "stop", 0, 0) for t in texts]
     stored(tmp_path / "c.duckdb", rows)
     with Cache(tmp_path / "c.duckdb") as cache:
-        assert [cache.find(sha256(t)).result().text for t in texts] == texts
+        assert [cache.find_many([sha256(t)])[sha256(t)].text for t in texts] == texts

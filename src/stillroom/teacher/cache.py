@@ -1,159 +1,75 @@
 """The response cache: every answer that was ever paid for, durable before anyone uses it.
 
-request key ──▶ Cache.find ──▶ Row, or nothing
-Row ──▶ Cache.store ──▶ the row that counts, committed     (`stillroom cache stats|import|export`)
+request keys ──▶ Cache.find_many ──▶ {key: Row}
+Row ──▶ Cache.store: spool, then commit ──▶ the row that counts     (`stillroom cache stats|show|export|…`)
 
 One DuckDB file, `responses.duckdb`, under STILLROOM_CACHE (default: the user's cache directory), shared by
 all projects and runs of a user. A row's key is the SHA-256 of its `request`, so a row proves itself.
 
-DuckDB opens a file in one process at a time. So each run has one thread that opens the file when there is
-work, commits in groups, and lets go when there is none or when another process waits: nobody holds the file
-while waiting for a network. Where two runs bought the same answer, the first to commit counts for both.
+An answer is in the run's spool before `store` returns (see `stillroom.teacher.spool`). Each run has one
+thread that commits in groups, keeps the file open while nobody else wants it, and lets go in turn with others
+that do. Where two runs bought the same answer, the first to commit counts for both.
 """
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import duckdb
 import numpy as np
-import platformdirs
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from stillroom.errors import InputError, StillroomError
+from stillroom.teacher.cache_file import (
+    ANSWER,
+    COLUMNS,
+    PORTABLE,
+    Row,
+    default_path,
+    insert,
+    keys_table,
+    one,
+    opened,
+    translated,
+    wanted,
+)
+from stillroom.teacher.spool import Spool
 
-FILE = "responses.duckdb"
+__all__ = ["Cache", "Row", "default_path"]
+
 COMMIT_SECONDS = 0.010
-"""the most that a row waits for others to share its commit"""
-COMMIT_ROWS = 64
-"""rows that end that wait early"""
-IDLE_SECONDS = 0.050
-"""without work for so long, the file is closed for others"""
-LOCK_SECONDS = 120.0
-"""the most that a run waits for another one to let go of the file"""
-PORTABLE = "key, request, text, finish_reason, prompt_tokens, completion_tokens"
-"""the columns of a snapshot: the same answers give the same bytes, whoever bought them and when"""
+"""how long a row waits for others to share its commit"""
+COMMIT_ROWS = 256
+"""most rows of one commit"""
+HOLD_SECONDS = 0.100
+"""how long a run keeps the file at least, where others wait and it has work"""
+POLL_SECONDS = 0.020
+"""between two looks, without work, at whether others wait"""
+IDLE_SECONDS = 1.0
+"""without work for so long, the file is closed"""
+READ_ROWS = 10_000
+"""rows that are read at a time"""
+ROW_GROUP = 10_240
+"""rows that a snapshot's writer holds in memory"""
+ASKED = pa.schema([("key", pa.string()), ("request", pa.string())])
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One answered turn; the fields are the table's columns."""
-
-    key: str
-    """SHA-256 of `request`, in hex"""
-    request: str
-    """canonical JSON of what the teacher saw, and the sample index"""
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    provenance: str | None = None
-    """JSON: the response without its text, endpoint, seconds, attempts, time; null where it came by import"""
-
-
-COLUMNS = ", ".join(f.name for f in fields(Row))
-
-
-def default_path() -> Path:
-    """Where the cache lies: STILLROOM_CACHE, or the user's cache directory."""
-    folder = os.environ.get("STILLROOM_CACHE") or platformdirs.user_cache_dir("stillroom")
-    return Path(folder) / FILE
-
-
-def create_responses(connection: duckdb.DuckDBPyConnection) -> None:
-    """Version 1."""
-    connection.execute(
-        "CREATE TABLE responses (key VARCHAR PRIMARY KEY, request VARCHAR NOT NULL, text VARCHAR NOT NULL, "
-        "finish_reason VARCHAR NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, "
-        "provenance VARCHAR)"
-    )
-
-
-MIGRATIONS = (create_responses,)
-"""MIGRATIONS[n] brings a file from version n to n + 1; new ones are added at the end, none is ever edited."""
-
-
-def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring the schema up to date, each step in a transaction. Raises InputError on a newer file."""
-    connection.execute("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY)")
-    version = _one(connection.execute("SELECT count(*) FROM migrations"))
-    if version > len(MIGRATIONS):
-        raise InputError(
-            f"written by a newer stillroom (schema {version}, this one knows {len(MIGRATIONS)})",
-            hint="update stillroom, or set STILLROOM_CACHE to another folder",
-        )
-    for number, step in enumerate(MIGRATIONS[version:], version + 1):
-        connection.begin()
-        step(connection)
-        connection.execute("INSERT INTO migrations VALUES (?)", [number])
-        connection.commit()
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The cache file, held alone; others wait their turn in order.
-
-    Raises InputError where the file is damaged or another program keeps it open.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", poll_interval=0.005)
-    try:
-        with FileLock(f"{path}.queue", timeout=LOCK_SECONDS, poll_interval=0.005):
-            lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise InputError(
-            "another run holds the response cache", where=str(path), hint="wait for it"
-        ) from None
-    try:
-        with _translated(path), duckdb.connect(str(path), config={"threads": 1}) as connection:
-            migrate(connection)
-            yield connection
-    finally:
-        lock.release()
-
-
-def wanted(path: Path) -> bool:
-    """Whether someone waits for the file."""
-    try:
-        with FileLock(f"{path}.queue", timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """DuckDB's errors as ours, naming the file."""
-    try:
-        yield
-    except duckdb.Error as error:
-        text = str(error).splitlines()[0]
-        if "No space left" in text:
-            what, hint = "the disk is full", "free some space and run again; what was committed is kept"
-        elif "lock" in text.lower():
-            what, hint = f"another program has the response cache open ({text})", "close it and run again"
-        else:
-            what = f"the response cache cannot be read ({text})"
-            hint = (
-                "move the file away, or set STILLROOM_CACHE; `stillroom cache import` refills from snapshots"
-            )
-        raise InputError(what, where=str(path), hint=hint) from None
-    except InputError as error:
-        raise InputError(error.what, where=error.where or str(path), hint=error.hint) from None
+T = TypeVar("T")
+Connection = duckdb.DuckDBPyConnection
 
 
 class Cache:
-    """The cache of one run: `with Cache() as cache`. Its methods may be called from any thread."""
+    """The cache of one run: `with Cache() as cache`. Its methods may be called from any thread.
+
+    Outside of `with`, all but `store`, `intend` and `withdraw` work too, each opening the file for itself.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_path()
@@ -164,7 +80,8 @@ class Cache:
         self._since: set[str] = set()
 
     def __enter__(self) -> Cache:
-        self.refresh()
+        self._do(self._read_keys)
+        self._spool = Spool(self.path)
         self._thread.start()
         return self
 
@@ -172,60 +89,49 @@ class Cache:
         """Commit what was handed in, close the file."""
         self._work.put(None)
         self._thread.join()
-
-    def refresh(self) -> None:
-        """Read which keys the file holds: 8 bytes a key, one scan."""
-        with opened(self.path) as connection:
-            found = connection.execute(
-                "SELECT ('0x' || key[:16])::UBIGINT AS prefix FROM responses ORDER BY 1"
-            )
-            self._before = found.fetchnumpy()["prefix"].astype(np.uint64)
+        self._spool.close()
 
     def __contains__(self, key: str) -> bool:
-        """Whether the answer is there; the file itself is not asked."""
+        """Whether the answer is there, as far as this run knows; the file itself is not asked."""
         prefix = np.uint64(int(key[:16], 16))
         place = int(np.searchsorted(self._before, prefix))
-        return key in self._since or (place < len(self._before) and self._before[place] == prefix)
+        return key in self._since or (place < len(self._before) and bool(self._before[place] == prefix))
 
-    def find(self, key: str) -> Future[Row | None]:
-        """The row of a key, read together with all others that are wanted at the moment."""
-        return self._submit(key)
+    def find_many(self, keys: Iterable[str]) -> dict[str, Row]:
+        """The rows of those keys that are there, in one query; without request and provenance."""
+        batches = self._do(lambda connection: _select(connection, ANSWER, keys))
+        return {values[0]: Row(*values) for values in _tuples(batches)}
 
-    def store(self, row: Row) -> Future[Row | None]:
-        """Commit a row; the result is the row that counts: an earlier one of the same key, if any."""
-        return self._submit(row)
+    def store(self, row: Row) -> Future[Row]:
+        """Keep a row: no kill loses it from here on. The result comes with the commit, and is the row that
+        counts: an earlier one of the same key, if any.
+
+        Raises InputError where the disk is full.
+        """
+        self._spool.row(row.key, row)
+        task = _Store(row, Future())
+        self._work.put(task)
+        return task.future
+
+    def intend(self, key: str) -> None:
+        """Note that a request is about to be sent, so that a kill can be told from one that never was."""
+        self._spool.intend(key)
+
+    def withdraw(self, key: str) -> None:
+        """Note that a request came back without an answer, or was given up."""
+        self._spool.withdraw(key)
 
     def export(self, keys: Iterable[str], path: Path) -> int:
         """Write the rows of `keys` as Parquet, sorted, byte for byte the same on every machine.
 
         Raises InputError where a key is not in the cache.
         """
-        wanted_keys = sorted(set(keys))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            with opened(self.path) as connection:
-                connection.register("wanted", _table(wanted_keys))
-                rows = connection.sql(
-                    f"SELECT {PORTABLE} FROM responses SEMI JOIN wanted USING (key) ORDER BY key"
-                )
-                rows.write_parquet(str(temporary), compression="zstd")
-                count = int(
-                    _one(connection.execute("SELECT count(*) FROM read_parquet(?)", [str(temporary)]))
-                )
-            if count != len(wanted_keys):
-                raise InputError(
-                    f"{len(wanted_keys) - count} answers are not in the cache", where=str(self.path)
-                )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return count
+        return self._do(lambda connection: _export(connection, sorted(set(keys)), path))
 
     def keys(self) -> list[str]:
         """Every key in the file."""
-        with opened(self.path) as connection:
-            return [key for (key,) in connection.execute("SELECT key FROM responses ORDER BY key").fetchall()]
+        query = "SELECT key FROM responses ORDER BY key"
+        return self._do(lambda connection: [key for (key,) in connection.execute(query).fetchall()])
 
     def import_parquet(self, path: Path) -> int:
         """Take over a snapshot's rows that are not yet here; return how many.
@@ -234,112 +140,219 @@ class Cache:
         """
         if not path.is_file():
             raise InputError("no such file", where=str(path))
-        with opened(self.path) as connection:
-            try:
-                connection.execute(
-                    f"CREATE TEMP TABLE coming AS SELECT {PORTABLE} FROM read_parquet(?)", [str(path)]
-                )
-            except duckdb.Error as error:
-                raise InputError(f"not a snapshot of answers ({error})", where=str(path)) from None
-            wrong = connection.execute(
-                "SELECT key FROM coming WHERE sha256(request) <> key LIMIT 1"
-            ).fetchall()
-            if wrong:
-                raise InputError(f"row {wrong[0][0]} does not match its request", where=str(path))
-            insert = f"INSERT INTO responses ({PORTABLE}) SELECT * FROM coming ON CONFLICT DO NOTHING"
-            count = int(_one(connection.execute(insert)))
-        self.refresh()
-        return count
+
+        def take(connection: Connection) -> int:
+            if count := _import(connection, path):
+                self._read_keys(connection)
+            return count
+
+        return self._do(take)
 
     def stats(self) -> dict[str, int]:
         """Answers, tokens and bytes in the file."""
-        with opened(self.path) as connection:
-            sums = "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)"
-            found = connection.execute(f"SELECT count(*), {sums} FROM responses")
-            answers, prompt, completion = map(int, found.fetchall()[0])
+        sums = "count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)"
+        query = f"SELECT {sums} FROM responses"
+        answers, prompt, completion = self._do(lambda c: map(int, c.execute(query).fetchall()[0]))
         size = self.path.stat().st_size
         return {"answers": answers, "prompt_tokens": prompt, "completion_tokens": completion, "bytes": size}
 
-    def _submit(self, wish: str | Row) -> Future[Row | None]:
-        task = _Task(wish, Future())
+    def usage_since(self, endpoint: str, moment: float) -> tuple[int, int]:
+        """Requests and tokens that all runs used at an endpoint since a moment (seconds since 1970)."""
+        query = (
+            "SELECT count(*), coalesce(sum(prompt_tokens + completion_tokens), 0)::BIGINT "
+            "FROM responses WHERE endpoint = ? AND time >= ?"
+        )
+        requests, tokens = self._do(lambda c: c.execute(query, [endpoint, moment]).fetchall()[0])
+        return requests, tokens
+
+    def record_batch(self, batch: str, endpoint: str, requests: Sequence[tuple[str, str]]) -> None:
+        """Note a batch that the endpoint has taken: its id there, and (key, request) of what it asks."""
+
+        def record(connection: Connection) -> None:
+            columns = {"key": [k for k, _ in requests], "request": [r for _, r in requests]}
+            connection.register("asked", pa.table(columns, schema=ASKED))
+            connection.begin()
+            connection.execute("INSERT INTO batches VALUES (?, ?, 'open', ?)", [batch, endpoint, time.time()])
+            connection.execute("INSERT INTO batch_requests SELECT ?, key, request FROM asked", [batch])
+            connection.commit()
+
+        self._do(record)
+
+    def open_batches(self, endpoint: str) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The batches that are not closed, oldest first: id, and (key, request) in the order recorded."""
+        batches = "SELECT id FROM batches WHERE state = 'open' AND endpoint = ? ORDER BY created, id"
+        asked = "SELECT key, request FROM batch_requests WHERE batch = ? ORDER BY rowid"
+
+        def read(connection: Connection) -> list[tuple[str, list[tuple[str, str]]]]:
+            ids = [i for (i,) in connection.execute(batches, [endpoint]).fetchall()]
+            return [(i, connection.execute(asked, [i]).fetchall()) for i in ids]
+
+        return self._do(read)
+
+    def close_batch(self, batch: str, state: str) -> None:
+        """Note that nothing more will come of a batch; `state` is the endpoint's word for how it ended."""
+
+        def close(connection: Connection) -> None:
+            connection.begin()
+            connection.execute("UPDATE batches SET state = ? WHERE id = ?", [state, batch])
+            connection.execute("DELETE FROM batch_requests WHERE batch = ?", [batch])
+            connection.commit()
+
+        self._do(close)
+
+    def _read_keys(self, connection: Connection) -> None:
+        """Which keys the file holds: 8 bytes a key, one scan."""
+        found = connection.execute("SELECT ('0x' || key[:16])::UBIGINT AS prefix FROM responses ORDER BY 1")
+        self._before = found.fetchnumpy()["prefix"].astype(np.uint64)
+
+    def _do(self, function: Callable[[Connection], T]) -> T:
+        """Call with the connection: in the thread that has it, else with one of its own."""
+        if not self._thread.is_alive():
+            with opened(self.path) as connection:
+                return function(connection)
+        task: _Call[T] = _Call(function, Future())
         self._work.put(task)
-        return task.future
+        return task.future.result()
 
     def _serve(self) -> None:
         """The thread: wait for work, open the file, do all that comes, let go."""
         while batch := self._batch(None):
             try:
                 with opened(self.path) as connection:
-                    while batch:
-                        self._apply(connection, batch)
-                        batch = [] if wanted(self.path) else self._batch(IDLE_SECONDS)
+                    self._hold(connection, batch)
             except (StillroomError, OSError) as error:
                 for task in batch:
-                    task.future.set_exception(error)
+                    _settle(task.future, error)
+
+    def _hold(self, connection: Connection, batch: list[_Task]) -> None:
+        """Work until others have waited long enough, or there has been nothing to do for long enough."""
+        began = worked = time.monotonic()
+        while True:
+            if batch:
+                self._apply(connection, batch)
+                worked = time.monotonic()
+            now = time.monotonic()
+            due = now - began > HOLD_SECONDS or not batch
+            if (due and wanted(self.path)) or now - worked > IDLE_SECONDS or self._closing:
+                return
+            batch[:] = self._batch(POLL_SECONDS)
 
     def _batch(self, patience: float | None) -> list[_Task]:
         """The next tasks; empty after `patience` seconds without any (None: for ever), or at the end."""
         batch: list[_Task] = []
-        deadline = None if patience is None else time.monotonic() + patience
-        while not self._closing and len(batch) < COMMIT_ROWS:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                task = self._work.get(timeout=left)
-            except queue.Empty:
-                break
-            if task is None:
-                self._closing = True
-                break
-            if not batch:
-                deadline = time.monotonic() + COMMIT_SECONDS
-            batch.append(task)
+        with suppress(queue.Empty):
+            while not self._closing and len(batch) < COMMIT_ROWS:
+                task = self._work.get(block=not batch, timeout=patience)
+                if task is None:
+                    self._closing = True
+                    break
+                if not batch and isinstance(task, _Store):
+                    time.sleep(COMMIT_SECONDS)
+                batch.append(task)
         return batch
 
-    def _apply(self, connection: duckdb.DuckDBPyConnection, batch: list[_Task]) -> None:
-        """Commit the batch's rows, then tell every task the row that counts."""
-        new = {task.wish.key: task.wish for task in batch if isinstance(task.wish, Row)}
-        found: dict[str, Row] = {}
-        if new:
-            connection.register("batch", _rows_table(new.values()))
-            count = _one(
-                connection.execute("INSERT INTO responses SELECT * FROM batch ON CONFLICT DO NOTHING")
-            )
-            self._since.update(new)
-            found = new if count == len(new) else {}
-        missing = [task.key for task in batch if task.key not in found]
-        if missing:
-            connection.register("wanted", _table(missing))
-            rows = connection.execute(
-                f"SELECT {COLUMNS} FROM responses SEMI JOIN wanted USING (key)"
-            ).fetchall()
-            found = found | {row[0]: Row(*row) for row in rows}
+    def _apply(self, connection: Connection, batch: Sequence[_Task]) -> None:
+        """Commit the batch's rows, then answer its questions."""
+        stores = [task for task in batch if isinstance(task, _Store)]
+        if stores:
+            self._commit(connection, stores)
         for task in batch:
-            task.future.set_result(found.get(task.key))
+            if isinstance(task, _Call):
+                task.run(connection, self.path)
+
+    def _commit(self, connection: Connection, stores: Sequence[_Store]) -> None:
+        """Commit rows, and tell each who stored one which row counts."""
+        new: dict[str, Row] = {}
+        for task in stores:
+            new.setdefault(task.row.key, task.row)
+        if insert(connection, list(new.values())) < len(new):
+            counts = {v[0]: Row(*v) for v in _tuples(_select(connection, COLUMNS, new))}
+        else:
+            counts = new
+        self._since.update(new)
+        self._spool.forget(new)
+        for task in stores:
+            _settle(task.future, counts[task.row.key])
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """A key to find or a row to store, and who waits for it."""
+class _Store:
+    """A row to commit, and who waits for it."""
 
-    wish: str | Row
-    future: Future[Row | None]
-
-    @property
-    def key(self) -> str:
-        return self.wish.key if isinstance(self.wish, Row) else self.wish
+    row: Row
+    future: Future[Row]
 
 
-def _table(keys: list[str]) -> pa.Table:
-    return pa.table({"key": pa.array(keys, pa.string())})
+@dataclass(frozen=True, slots=True)
+class _Call(Generic[T]):
+    """Something to do with the connection, and who waits for it."""
+
+    function: Callable[[Connection], T]
+    future: Future[T]
+
+    def run(self, connection: Connection, path: Path) -> None:
+        """Do it; a failure is the caller's alone."""
+        try:
+            with translated(path):
+                _settle(self.future, self.function(connection))
+        except (StillroomError, OSError) as error:
+            _settle(self.future, error)
 
 
-def _rows_table(rows: Iterable[Row]) -> pa.Table:
-    columns = zip(*map(astuple, rows), strict=True)
-    types = (pa.string(), pa.string(), pa.string(), pa.string(), pa.int32(), pa.int32(), pa.string())
-    names = [f.name for f in fields(Row)]
-    return pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], names=names)
+_Task = _Store | _Call[Any]
 
 
-def _one(found: duckdb.DuckDBPyConnection) -> Any:
-    """The only value of a result."""
-    return found.fetchall()[0][0]
+def _settle(future: Future[Any], result: object) -> None:
+    """Give a future its result or exception; one that was given up or has one stays as it is."""
+    with suppress(InvalidStateError):
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+def _select(connection: Connection, columns: str, keys: Iterable[str]) -> list[pa.RecordBatch]:
+    """Columns of the rows of those keys that are there."""
+    connection.register("wanted", keys_table(keys))
+    found = connection.sql(f"SELECT {columns} FROM responses SEMI JOIN wanted USING (key)")
+    return list(found.to_arrow_reader(READ_ROWS))
+
+
+def _tuples(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
+    """Rows out of columns."""
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _export(connection: Connection, keys: Sequence[str], path: Path) -> int:
+    """Write the rows of sorted keys as Parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        connection.register("wanted", keys_table(keys))
+        rows = connection.sql(f"SELECT {PORTABLE} FROM responses SEMI JOIN wanted USING (key) ORDER BY key")
+        rows.write_parquet(str(temporary), compression="zstd", row_group_size=ROW_GROUP)
+        count = int(one(connection.execute("SELECT count(*) FROM read_parquet(?)", [str(temporary)])))
+        if count != len(keys):
+            raise InputError(f"{len(keys) - count} answers are not in the cache")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _import(connection: Connection, path: Path) -> int:
+    """Insert a snapshot's rows that are not yet there; of a snapshot without any, only the keys are read."""
+    source = "FROM read_parquet(?) AS coming ANTI JOIN responses USING (key)"
+    try:
+        if not one(connection.execute(f"SELECT count(*) {source}", [str(path)])):
+            return 0
+        wrong = connection.execute(
+            f"SELECT key {source} WHERE sha256(request) <> key LIMIT 1", [str(path)]
+        ).fetchall()
+        if wrong:
+            raise InputError(f"row {wrong[0][0]} does not match its request", where=str(path))
+        insert = f"INSERT INTO responses ({PORTABLE}) SELECT {PORTABLE} {source}"
+        return int(one(connection.execute(insert, [str(path)])))
+    except duckdb.InvalidInputException as error:
+        raise InputError(f"not a snapshot of answers ({error})", where=str(path)) from None

@@ -245,12 +245,11 @@ class Asker:
 
     async def _find_or_ask(self, key: str, text: str, sent: dict[str, Any]) -> Answer:
         if key in self._cache:
-            row = await asyncio.wrap_future(self._cache.find(key))
-            if row is not None:
-                return _answer(row, cached=True)
+            found = self._cache.find_many([key])
+            if key in found:
+                return _answer(found[key], cached=True)
         bought = await self._ask(key, text, sent)
         row = await asyncio.wrap_future(self._cache.store(bought))
-        assert row is not None, "a stored row is found"
         return _answer(row, cached=False)
 
     async def _ask(self, key: str, text: str, sent: dict[str, Any]) -> Row:
@@ -275,7 +274,7 @@ class Asker:
             except openai.APIStatusError as error:
                 self._reached = True
                 if _too_long(error):
-                    return Row(key, text, "", TOO_LONG, 0, 0, None)
+                    return Row(key, text, "", TOO_LONG, 0, 0)
                 self._raise_if_final(error)
                 failure, wait = self._describe(error), retry_after(error.response.headers)
                 congested = error.status_code in CONGESTION
@@ -306,14 +305,6 @@ class Asker:
             choice = document["choices"][0]
             content = choice["message"].pop("content") if "message" in choice else choice.pop("text")
             usage = document.get("usage") or {}
-            provenance = {
-                "response": document,
-                "request_id": response.headers.get("x-request-id"),
-                "endpoint": str(httpx2.URL(self.base_url).copy_with(userinfo=b"")),
-                "seconds": round(seconds, 4),
-                "attempts": attempts,
-                "time": round(time.time(), 3),
-            }
             return Row(
                 key=key,
                 request=text,
@@ -321,7 +312,15 @@ class Asker:
                 finish_reason=choice.get("finish_reason") or "unknown",
                 prompt_tokens=usage.get("prompt_tokens", 0),
                 completion_tokens=usage.get("completion_tokens", 0),
-                provenance=canonical_json(provenance).decode(),
+                served_model=document.get("model"),
+                fingerprint=document.get("system_fingerprint"),
+                request_id=response.headers.get("x-request-id"),
+                response_id=document.get("id"),
+                endpoint=str(httpx2.URL(self.base_url).copy_with(userinfo=b"")),
+                seconds=round(seconds, 4),
+                attempts=attempts,
+                time=round(time.time(), 3),
+                response=canonical_json(document).decode(),
             )
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
             excerpt = self._redacted(response.text[:200])
