@@ -73,9 +73,27 @@ def models() -> None:
 
 
 @app.command()
-def extract() -> None:
+def extract(
+    explain: Annotated[
+        str | None, typer.Option(metavar="ID", help="Write nothing; say what each step does to this record.")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes; by default one per core. The output is the same."),
+    ] = None,
+) -> None:
     """Raw conversations into cleaned human turns."""
-    run_stage("extract")
+    from stillroom import params
+    from stillroom.stages import extract as stage
+
+    settings = params.load("extract", stage.Params)
+    if explain is None:
+        stage.run(stage.Paths(), settings, processes)
+        return
+    from stillroom.commands.explain import explain as lines
+
+    for line in lines(explain, stage.Paths().raw, settings, processes):
+        typer.echo(line)
 
 
 @app.command()

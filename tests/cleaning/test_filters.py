@@ -1,9 +1,8 @@
 import pytest
 
-from stillroom.cleaning.duplicates import same_id, same_turns
 from stillroom.cleaning.filters import boilerplate, language, length
 from stillroom.errors import ParamsError
-from stillroom.records import Conversation, Message
+from stillroom.records import Message
 from stillroom.stages.extract import VENDOR_NOTICES
 
 
@@ -72,15 +71,3 @@ def test_length_counts_the_human_turns():
     assert check([Message("user", "abcde"), Message("assistant", "x" * 99), Message("user", "fghij")]) is None
     assert check(human("ab ")) == "2 characters, under 3"
     assert check(human("abcdef", "ghijk")) == "11 characters, over 10"
-
-
-def test_the_first_of_duplicates_stays():
-    def conversation(identifier, *texts, answer="a"):
-        return Conversation(identifier, "s", (*human(*texts), Message("assistant", answer)))
-
-    by_id, by_turns = same_id(), same_turns()
-    assert by_id(conversation("1", "x")) is None
-    assert "1" in by_id(conversation("1", "y"))
-    assert by_turns(conversation("1", "a b")) is None
-    assert by_turns(conversation("2", "a", "b")) is None
-    assert "1" in by_turns(conversation("3", "a b", answer="other"))

@@ -79,7 +79,8 @@ def test_everything_that_comes_in_is_kept_or_dropped_with_a_reason(paths):
     for start, reason in {
         "dirty-vendor": "boilerplate",
         "dirty-noturns": "no_human_turn",
-        "dirty-nokey": "malformed",
+        "dirty-nokey-1": "malformed",
+        "dirty-nokey-2": "no_human_turn",
         "dirty-sameid": "duplicate_ids",
         "dirty-dup": "duplicate_turns",
         "dirty-long": "length",

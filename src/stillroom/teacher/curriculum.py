@@ -15,7 +15,6 @@ from pathlib import Path
 from stillroom.artifacts import read_jsonl
 from stillroom.errors import InputError
 from stillroom.records import Message
-from stillroom.sources import conversations as dumps
 from stillroom.sources import documents
 from stillroom.stages import extract
 from stillroom.teacher import prompts
@@ -39,9 +38,7 @@ def conversations(dump: Path) -> list[Messages]:
 
     Raises InputError where the dump is absent or of no known shape.
     """
-    records = dumps.read_file(dump, dump.name, "skip")
-    kept = extract.cleaned(records, extract.Params(keep="all"), extract.Tally())
-    return [conversation.messages for conversation in kept]
+    return [conversation.messages for conversation in extract.cleaned(dump, extract.Params(keep="all"))]
 
 
 def lessons(path: Path) -> list[Lesson]:

@@ -1,0 +1,112 @@
+"""Conversations whose human turns are almost those of another one: MinHash proposes, exact Jaccard decides.
+
+human turns ──▶ shingles (runs of n words) ──▶ signature ──▶ bands ──▶ candidates ──▶ Jaccard ≥ threshold
+
+Two conversations are candidates where a band of their signatures is equal. The bands are as tall as they can
+be while a pair at the threshold still shares one with a probability of RECALL. Only conversations that pass
+are remembered, so what goes is always like one that passed, and a crowd of likes costs one lookup each.
+Conversations with different system messages are never near-duplicates.
+
+The banding: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from stillroom.cleaning.duplicates import Check
+from stillroom.cleaning.scratch import Cleaned, Place, Scratch
+from stillroom.records import Message
+
+RECALL = 0.99
+"""probability that a pair exactly at the threshold becomes a candidate; above it the rest soon does too"""
+SEED = 42
+"""of the MinHash permutations; it moves only which pairs below RECALL are missed"""
+REMEMBERED = 1024
+"""candidates whose shingles stay in memory"""
+UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""scripts without spaces between words: each character counts as a word"""
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+
+Shingles = tuple[str, frozenset[str]]
+"""the system message, and the shingles of the human turns"""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What counts as almost the same: shingles of `ngram` words, a Jaccard similarity of `threshold`."""
+
+    threshold: float
+    ngram: int
+    permutations: int
+
+    def shingles(self, messages: Sequence[Message]) -> Shingles:
+        """Runs of `ngram` words, case and punctuation aside; a shorter text is one shingle."""
+        words = [w for m in messages if m.role == "user" for w in WORD.findall(m.content.lower())]
+        runs = zip(*(words[i:] for i in range(self.ngram)), strict=False)
+        found = frozenset(map(" ".join, runs)) or frozenset([" ".join(words)])
+        return "".join(m.content for m in messages if m.role == "system"), found
+
+    @functools.cached_property
+    def banding(self) -> tuple[int, int]:
+        """Bands, and rows of each: the most rows with a recall of RECALL at the threshold."""
+        for rows in range(self.permutations, 1, -1):
+            bands = self.permutations // rows
+            if 1 - (1 - self.threshold**rows) ** bands >= RECALL:
+                return bands, rows
+        return self.permutations, 1
+
+    def bands(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A 64-bit key for each band of the signature."""
+        from rensa import RMinHash
+
+        system, shingles = self.shingles(messages)
+        sketch = RMinHash(num_perm=self.permutations, seed=SEED)
+        sketch.update(list(shingles))
+        count, rows = self.banding
+        values = [value.to_bytes(4, "little") for value in sketch.digest()]
+        salt = hashlib.blake2b(system.encode(), digest_size=16).digest()
+        return tuple(_key(salt, n, b"".join(values[n * rows : (n + 1) * rows])) for n in range(count))
+
+
+def near(scratch: Scratch, likeness: Likeness) -> Check:
+    """Says so of a conversation that is like an earlier one which passed, and of which and how much."""
+    scratch.database.execute("CREATE TABLE bands (key INTEGER PRIMARY KEY, start INTEGER, length INTEGER)")
+    marks = ",".join("?" * likeness.banding[0])
+    select = f"SELECT DISTINCT start, length FROM bands WHERE key IN ({marks}) ORDER BY start"
+    insert = "INSERT OR IGNORE INTO bands VALUES (?, ?, ?)"
+
+    @functools.lru_cache(REMEMBERED)
+    def read(place: Place) -> tuple[str, Shingles]:
+        row = orjson.loads(scratch.read(place))
+        return row["id"], likeness.shingles([Message(**message) for message in row["messages"]])
+
+    def check(conversation: Cleaned, place: Place) -> str | None:
+        candidates = scratch.database.execute(select, conversation.bands).fetchall()
+        mine = read(place)[1] if candidates else None
+        for candidate in candidates:
+            identifier, theirs = read(candidate)
+            if mine and (share := jaccard(mine, theirs)) >= likeness.threshold:
+                return f"shares {share:.2f} of the runs of {likeness.ngram} words with {identifier}"
+        scratch.database.executemany(insert, [(key, *place) for key in conversation.bands])
+        return None
+
+    return check
+
+
+def jaccard(first: Shingles, second: Shingles) -> float:
+    """Shared shingles as a part of all; 0 for different system messages."""
+    if first[0] != second[0]:
+        return 0.0
+    return len(first[1] & second[1]) / len(first[1] | second[1])
+
+
+def _key(salt: bytes, number: int, rows: bytes) -> int:
+    digest = hashlib.blake2b(rows, digest_size=8, salt=salt, person=number.to_bytes(2, "little")).digest()
+    return int.from_bytes(digest, "little", signed=True)
