@@ -25,7 +25,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ WORDS_PER_TURN = 150
 """about 1 KB"""
 REQUEST_TOKENS = 540
 """of a prompt and its answer, as the server counts"""
+SLOTS = 100
+"""requests at a time that a server of limited capacity takes"""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Run:
     """seconds"""
     rss: float
     """most MB, all processes together"""
-    code: int
+    failure: str | None
+    """exit code and the client's last words, where it did not end well"""
     counts: dict[str, Any]
 
     @property
@@ -210,7 +213,7 @@ class Bench:
         """Run a client to its end, in a new folder or in `work`."""
         folder = work or self.work(cell)
         self.server.begin(cell)
-        run = watched(self.start(client, cell, folder), self.server)
+        run = watched(self.start(client, cell, folder), self.server, folder / "log")
         if work is None:
             shutil.rmtree(folder)
         return run
@@ -233,7 +236,7 @@ def questions(cell: Cell) -> Iterator[list[str]]:
         yield [f"#{number}.{t} {' '.join(draw.choices(WORDS, k=WORDS_PER_TURN))}" for t in range(cell.turns)]
 
 
-def watched(process: psutil.Popen, server: Server) -> Run:
+def watched(process: psutil.Popen, server: Server, log: Path) -> Run:
     """Wait for a client; note its CPU and its memory meanwhile."""
     started = time.monotonic()
     moments, spent, rss = [started], [0.0], 0.0
@@ -259,7 +262,7 @@ def watched(process: psutil.Popen, server: Server) -> Run:
         wall=wall,
         cpu=usage.ru_utime + usage.ru_stime - before,
         rss=rss / 1e6,
-        code=process.returncode,
+        failure=f"exit {process.returncode}: {last_line(log)}" if process.returncode else None,
         counts=counts,
     )
 
@@ -310,8 +313,13 @@ def show_throughput(client: Client, runs: list[Run], floor: list[Run] | None) ->
 
 def failed(runs: Sequence[Run]) -> str:
     """A remark where a client did not end well."""
-    codes = sorted({run.code for run in runs if run.code})
-    return f"  exit {', '.join(map(str, codes))}" if codes else ""
+    return "".join(f"  {failure}" for failure in sorted({run.failure for run in runs if run.failure}))
+
+
+def last_line(log: Path) -> str:
+    """What a client said last, cut short."""
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip()[:80] for line in reversed(lines) if line.strip()), "")
 
 
 def asked_by(client: Client, cell: Cell) -> Cell:
@@ -371,35 +379,36 @@ def faults(bench: Bench) -> None:
 def limits(bench: Bench) -> None:
     """A server with limits: how much of them is used, and how many requests are refused."""
     per_minute, amount = 6000.0, 1000 if bench.options.quick else 3000
-    allowed = per_minute / 60
     budgets = {"requests_per_minute": per_minute, "tokens_per_minute": per_minute * REQUEST_TOKENS}
     in_flight = bench.options.in_flight or 64
     clients = bench.clients((OURS, UNTYPED, CURATOR))
-    print(f"{'':44}{'':24}{'of limit':>9}{'refused':>9}{'lost':>6}{'twice':>6}")
+    print(f"{'limit':22}{'headers':14}{'':24}{'of limit':>9}{'refused':>9}{'lost':>6}{'twice':>6}")
     for name, limit in budgets.items():
-        for headers in ("x-ratelimit", "retry-after", "none", "none, ours set"):
-            label = f"{limit:,.0f} {name}, headers: {headers}"
-            scenario = ((name, limit), ("headers", headers.partition(",")[0]))
-            endpoint = ((name, limit),) if "set" in headers else ()
-            cell = Cell(amount, in_flight=in_flight, scenario=scenario, endpoint=endpoint)
-            for client in clients if not endpoint else [OURS]:
-                show_limit(label, client, cell, bench.measure(client, cell), allowed)
+        for headers in ("x-ratelimit", "retry-after", "none"):
+            cell = Cell(amount, in_flight=in_flight, scenario=((name, limit), ("headers", headers)))
+            for client in clients:
+                show_limit((name, headers, client.name), cell, bench.measure(client, cell), per_minute / 60)
+        known = replace(cell, endpoint=((name, limit),))
+        show_limit((name, "none", "ours, told the limit"), known, bench.measure(OURS, known), per_minute / 60)
     for headers in ("retry-after", "none"):
-        scenario = (("slots", 100), ("headers", headers))
-        cell = Cell(2 * amount, in_flight=256, scenario=scenario)
-        label = f"100 at a time, headers: {headers}"
+        cell = Cell(2 * amount, in_flight=256, scenario=(("slots", SLOTS), ("headers", headers)))
         for client in clients:
-            show_limit(label, client, cell, bench.measure(client, cell), 100 / cell.latency)
+            labels = (f"{SLOTS} at a time", headers, client.name)
+            show_limit(labels, cell, bench.measure(client, cell), SLOTS / cell.latency, saved=0.0)
 
 
-def show_limit(label: str, client: Client, cell: Cell, run: Run, allowed: float) -> None:
-    """One row; `allowed` requests a second."""
+def show_limit(
+    labels: tuple[str, str, str], cell: Cell, run: Run, allowed: float, saved: float = 1.0
+) -> None:
+    """One row: the share of what the server let through in that time, `allowed` a second and `saved` seconds'
+    worth at the start."""
     counts = run.counts
-    share = counts["distinct"] / (allowed * run.seconds)
+    share = counts["distinct"] / (allowed * (run.seconds + saved))
     refused = counts["refused"] / (counts["refused"] + counts["bought"])
     lost = cell.requests - counts["distinct"]
     print(
-        f"{label:44}{client.name:24}{share:9.3f}{refused:9.1%}{lost:6}{run.twice:6}{failed([run])}",
+        f"{labels[0]:22}{labels[1]:14}{labels[2]:24}{share:9.3f}{refused:9.1%}{lost:6}{run.twice:6}"
+        f"{failed([run])}",
         flush=True,
     )
 
@@ -419,7 +428,7 @@ def kill(bench: Bench) -> None:
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    watched(bench.start(OURS, cell, work), bench.server)
+    watched(bench.start(OURS, cell, work), bench.server, work / "log")
     counts = bench.server.counts()
     names = ("distilled.jsonl", "instructions.jsonl", "distill-answers.parquet")
     same = all(
