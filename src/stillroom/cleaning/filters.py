@@ -20,7 +20,18 @@ EXCERPT = 1000
 LEAST_SHARE = 0.15
 """probability of the allowed languages together; low, in favour of short and mixed texts"""
 FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-LETTER = re.compile(r"[^\W\d_]")
+TWO_LETTERS = re.compile(r"[^\W\d_][\W\d_]*[^\W\d_]")
+ENGLISH = """
+the and of that what how with you this are it have which please would should write from when your there
+they their were been not if then into about but she his my
+"""
+ENGLISH_WORDS = frozenset(ENGLISH.split())
+"""frequent in English and hardly words of another language: of such a text the detector need not be asked"""
+LEAST_WORDS, LEAST_WORD_SHARE = 3, 0.2
+CODED = re.compile(r"\\[xuUN\d]|\(\?[^:=!<]|[A-Z]-[^A-Z]|[^A-Z]-[A-Z]")
+"""what a pattern's twin in lower case would get wrong: codes, flags, names, ranges over both cases"""
+UNEVEN = re.compile("[ıſİ]")
+"""letters that match another where case is ignored, and do not become it in lower case"""
 
 
 def boilerplate(patterns: Iterable[str]) -> Filter:
@@ -28,13 +39,15 @@ def boilerplate(patterns: Iterable[str]) -> Filter:
 
     Raises ParamsError on a bad pattern.
     """
-    compiled = [_compiled(pattern) for pattern in patterns]
+    searches = [_search(pattern) for pattern in patterns]
 
     def check(messages: Sequence[Message]) -> str | None:
-        answers = [m.content for m in messages if m.role == "assistant"]
-        found = (match for text in answers for pattern in compiled if (match := pattern.search(text)))
-        match = next(found, None)
-        return f"an answer says {match[0].strip()!r}" if match else None
+        for text in (m.content for m in messages if m.role == "assistant"):
+            lower = None if UNEVEN.search(text) else text.lower()
+            for search in searches:
+                if match := search(text, lower):
+                    return f"an answer says {match[0].strip()!r}"
+        return None
 
     return check
 
@@ -55,8 +68,10 @@ def language(names: Sequence[str]) -> Filter:
     detector = LanguageDetectorBuilder.from_languages(*candidates).build()
 
     def check(messages: Sequence[Message]) -> str | None:
-        text = FENCED.sub(" ", "\n".join(m.content for m in messages if m.role == "user"))[:EXCERPT]
-        if not wanted or len(LETTER.findall(text)) < 2:
+        if not wanted:
+            return None
+        text = prose(messages)
+        if (Language.ENGLISH in wanted and surely_english(text)) or not TWO_LETTERS.search(text):
             return None
         values = detector.compute_language_confidence_values(text)
         if sum(v.value for v in values if v.language in wanted) >= LEAST_SHARE:
@@ -66,16 +81,65 @@ def language(names: Sequence[str]) -> Filter:
     return check
 
 
-def length(least: int, most: int) -> Filter:
-    """The human turns together must have at least `least` and at most `most` characters."""
+def prose(messages: Sequence[Message]) -> str:
+    """The beginning of the human turns without their code, which decides on the language."""
+    text = "\n".join(m.content for m in messages if m.role == "user")
+    return (FENCED.sub(" ", text) if "```" in text else text)[:EXCERPT]
+
+
+def surely_english(text: str) -> bool:
+    """Whether so many words are frequent ones of English that the detector would say so too."""
+    words = text.lower().split()
+    frequent = sum(map(ENGLISH_WORDS.__contains__, words))
+    return frequent >= max(LEAST_WORDS, LEAST_WORD_SHARE * len(words))
+
+
+def length(
+    least: int,
+    most: int,
+    least_tokens: int | None = None,
+    most_tokens: int | None = None,
+    count: Callable[[str], int] = len,
+) -> Filter:
+    """The human turns together must have `least` to `most` characters, and so many tokens by `count`."""
 
     def check(messages: Sequence[Message]) -> str | None:
-        count = sum(len(m.content.strip()) for m in messages if m.role == "user")
-        if count < least:
-            return f"{count} characters, under {least}"
-        return f"{count:,} characters, over {most:,}" if count > most else None
+        turns = [m.content.strip() for m in messages if m.role == "user"]
+        characters = sum(map(len, turns))
+        if found := _outside(characters, least, most, "characters"):
+            return found
+        if least_tokens is None and most_tokens is None:
+            return None
+        return _outside(sum(map(count, turns)), least_tokens or 0, most_tokens, "tokens")
 
     return check
+
+
+def _outside(number: int, least: int, most: int | None, unit: str) -> str | None:
+    if number < least:
+        return f"{number:,} {unit}, under {least:,}"
+    return f"{number:,} {unit}, over {most:,}" if most is not None and number > most else None
+
+
+def _search(pattern: str) -> Callable[[str, str | None], re.Match[str] | None]:
+    """A search for the pattern in a text, given also in lower case unless that could hide a match.
+
+    Ignoring case is slow. A twin of the pattern in lower case, which need not, is asked first.
+    """
+    compiled = _compiled(pattern)
+    twin = re.compile(_lower(pattern)) if pattern.isascii() and not CODED.search(pattern) else None
+
+    def search(text: str, lower: str | None) -> re.Match[str] | None:
+        if twin and lower is not None and not twin.search(lower):
+            return None
+        return compiled.search(text)
+
+    return search
+
+
+def _lower(pattern: str) -> str:
+    r"""The pattern in lower case, but for classes like `\S`."""
+    return re.sub(r"\\.|[A-Z]", lambda m: m[0] if m[0][0] == "\\" else m[0].lower(), pattern)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

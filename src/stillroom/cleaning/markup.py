@@ -10,9 +10,13 @@ Each function takes one turn's text and returns it clean; what only looks like r
 
 from __future__ import annotations
 
+import functools
 import html
 import re
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from html_to_markdown import ConversionOptions
 
 FRAGMENT = re.compile(
     r"\s*<(?:div|p|h[1-6]|ul|ol|table|pre|blockquote|span|br|strong|em|b|i|a|code)\b[^>]*>"
@@ -22,7 +26,12 @@ FRAGMENT = re.compile(
 """text that is a piece of HTML from its first character to its last"""
 ENTITY = re.compile(r"&(?:lt|gt|amp|quot|#39|nbsp);")
 BARE = re.compile(r"[<>]|&(?!\w+;|#\d+;)")
-LANGUAGE_CLASS = re.compile(r"(?:language|lang)-([\w+#.-]+)")
+CODE_BLOCK = re.compile(r"<pre\b[^>]*>.*?(<code\b.*?</code>).*?</pre>", re.DOTALL | re.IGNORECASE)
+"""with the bar above the code, which names the language and holds the button"""
+ONE_PARAGRAPH = re.compile(
+    r"(<li\b[^>]*>)\s*<p>([^<]*+(?:<(?!/?p>)[^<]*+)*+)</p>(?=\s*(?:</li>|<[uo]l))", re.IGNORECASE
+)
+"""an item of a list in which no blank line must stand"""
 
 FENCE_LANGUAGE = re.compile(
     r"^(`{3,})[ \t]*(?:([\w+#.-]*)[ \t]*\n[ \t]*)?([a-z][\w+#.-]*?)Copy code[ \t]*\n?", re.M
@@ -41,8 +50,10 @@ def html_to_markdown(text: str) -> str:
 
     A user's own HTML inside prose or a code block is none of that and stays.
     """
-    if FRAGMENT.fullmatch(text):
+    if "<" in text and FRAGMENT.fullmatch(text):
         return _markdown(text)
+    if "&" not in text:
+        return text
     if len(ENTITY.findall(text)) > 1 and not BARE.search(text) and "html" not in text.lower():
         return html.unescape(text)
     return text
@@ -78,29 +89,22 @@ def _is_page(match: re.Match[str]) -> bool:
 
 
 def _markdown(text: str) -> str:
-    from bs4 import BeautifulSoup
-    from markdownify import MarkdownConverter
+    from html_to_markdown import convert
 
-    soup = BeautifulSoup(text, "html.parser")
-    for element in soup.find_all(["button", "svg", "script", "style"]):
-        element.decompose()
-    for block in soup.find_all("pre"):
-        if code := block.find("code"):
-            block.clear()
-            block.append(code)
-    converter = MarkdownConverter(
-        heading_style="ATX",
+    text = CODE_BLOCK.sub(r"<pre>\1</pre>", text)
+    return (convert(ONE_PARAGRAPH.sub(r"\1\2", text), _options()).content or "").strip()
+
+
+@functools.cache
+def _options() -> ConversionOptions:
+    """Everything of the fragment as it stands, but for buttons, drawings and scripts; nothing escaped."""
+    from html_to_markdown import ConversionOptions, PreprocessingOptions
+
+    return ConversionOptions(
         bullets="-",
-        escape_asterisks=False,
-        escape_underscores=False,
-        escape_misc=False,
-        code_language_callback=_language,
+        autolinks=False,
+        compact_tables=True,
+        extract_metadata=False,
+        exclude_selectors=["button", "svg", "script", "style"],
+        preprocessing=PreprocessingOptions(enabled=False),
     )
-    converted: str = converter.convert_soup(soup)
-    return re.sub(r"\n{3,}", "\n\n", converted).strip()
-
-
-def _language(block: Any) -> str:
-    """The language of a code block, as its class says."""
-    classes = [name for element in (block, block.code) if element for name in element.get("class") or ()]
-    return next((match[1] for name in classes if (match := LANGUAGE_CLASS.match(name))), "")
