@@ -30,8 +30,10 @@ import pyarrow as pa
 from stillroom.errors import InputError, StillroomError
 from stillroom.teacher.cache_file import (
     ANSWER,
+    BYTES,
     COLUMNS,
     PORTABLE,
+    TEACHER,
     Row,
     default_path,
     insert,
@@ -63,6 +65,23 @@ ASKED = pa.schema([("key", pa.string()), ("request", pa.string())])
 
 T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherUse:
+    """What the cache holds of one teacher."""
+
+    teacher: str
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    """of the answers whose price was known; None: of none"""
+    bytes: int
+    """of requests, answers and responses, before compression"""
+    oldest: float | None
+    """seconds since 1970; None: all came by import"""
+    newest: float | None
 
 
 class Cache:
@@ -128,10 +147,21 @@ class Cache:
         """
         return self._do(lambda connection: _export(connection, sorted(set(keys)), path))
 
-    def keys(self) -> list[str]:
-        """Every key in the file."""
-        query = "SELECT key FROM responses ORDER BY key"
-        return self._do(lambda connection: [key for (key,) in connection.execute(query).fetchall()])
+    def keys(self, teacher: str | None = None) -> list[str]:
+        """Every key in the file, or a teacher's: its name, or a pattern with * and ?."""
+        query = f"SELECT key FROM responses WHERE ? IS NULL OR {TEACHER} = ? OR {TEACHER} GLOB ? ORDER BY key"
+        found = self._do(lambda connection: connection.execute(query, [teacher] * 3).fetchall())
+        return [key for (key,) in found]
+
+    def show(self, prefix: str) -> Row:
+        """The one row whose key starts so. Raises InputError where there is none, or several."""
+        query = f"SELECT {COLUMNS} FROM responses WHERE starts_with(key, ?) ORDER BY key LIMIT 2"
+        found = self._do(lambda connection: connection.execute(query, [prefix.lower()]).fetchall())
+        if len(found) != 1:
+            what = "several answers' keys start so" if found else "no answer's key starts so"
+            hint = "give more of the key" if found else "keys are in meta.turns of the stages' outputs"
+            raise InputError(what, where=f"{self.path}: {prefix}", hint=hint)
+        return Row(*found[0])
 
     def import_parquet(self, path: Path) -> int:
         """Take over a snapshot's rows that are not yet here; return how many.
@@ -150,11 +180,19 @@ class Cache:
 
     def stats(self) -> dict[str, int]:
         """Answers, tokens and bytes in the file."""
-        sums = "count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)"
-        query = f"SELECT {sums} FROM responses"
-        answers, prompt, completion = self._do(lambda c: map(int, c.execute(query).fetchall()[0]))
-        size = self.path.stat().st_size
-        return {"answers": answers, "prompt_tokens": prompt, "completion_tokens": completion, "bytes": size}
+        by_teacher = self.teachers()
+        names = ("answers", "prompt_tokens", "completion_tokens")
+        totals = {name: sum(getattr(teacher, name) for teacher in by_teacher) for name in names}
+        return {**totals, "bytes": self.path.stat().st_size}
+
+    def teachers(self) -> list[TeacherUse]:
+        """What there is of each teacher, by name."""
+        query = (
+            f"SELECT {TEACHER} AS teacher, count(*), sum(prompt_tokens)::BIGINT, "
+            f"sum(completion_tokens)::BIGINT, sum(cost), sum({BYTES})::BIGINT, "
+            "min(time), max(time) FROM responses GROUP BY teacher ORDER BY teacher"
+        )
+        return [TeacherUse(*row) for row in self._do(lambda c: c.execute(query).fetchall())]
 
     def usage_since(self, endpoint: str, moment: float) -> tuple[int, int]:
         """Requests and tokens that all runs used at an endpoint since a moment (seconds since 1970)."""

@@ -73,6 +73,10 @@ ANSWER = "key, '' AS request, text, finish_reason, prompt_tokens, completion_tok
 """what a run needs of a row: not the request, which it has, nor where the answer came from"""
 PORTABLE = "key, request, text, finish_reason, prompt_tokens, completion_tokens"
 """the columns of a snapshot: the same answers give the same bytes, whoever bought them and when"""
+TEACHER = "coalesce(TRY(request->>'$.teacher'), '?')"
+"""SQL: the teacher that a row is from"""
+BYTES = "(strlen(request) + strlen(text) + coalesce(strlen(response), 0))"
+"""SQL: the size of a row, before compression"""
 _TYPES = {"str": pa.string(), "int": pa.int32(), "float": pa.float64()}
 _ARROW = pa.schema([(f.name, _TYPES[str(f.type).removesuffix(" | None")]) for f in fields(Row)])
 
@@ -126,16 +130,16 @@ MIGRATIONS = (create_responses, split_provenance, create_batches)
 """MIGRATIONS[n] brings a file from version n to n + 1; new ones are added at the end, none is ever edited."""
 
 
-def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring the schema up to date, each step in a transaction. Raises InputError on a newer file."""
+def migrate(connection: duckdb.DuckDBPyConnection, version: int = len(MIGRATIONS)) -> None:
+    """Bring the schema up to a version, each step in a transaction. Raises InputError on a newer file."""
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY)")
-    version = one(connection.execute("SELECT count(*) FROM migrations"))
-    if version > len(MIGRATIONS):
+    present = one(connection.execute("SELECT count(*) FROM migrations"))
+    if present > len(MIGRATIONS):
         raise InputError(
-            f"written by a newer stillroom (schema {version}, this one knows {len(MIGRATIONS)})",
+            f"written by a newer stillroom (schema {present}, this one knows {len(MIGRATIONS)})",
             hint="update stillroom, or set STILLROOM_CACHE to another folder",
         )
-    for number, step in enumerate(MIGRATIONS[version:], version + 1):
+    for number, step in enumerate(MIGRATIONS[present:version], present + 1):
         connection.begin()
         step(connection)
         connection.execute("INSERT INTO migrations VALUES (?)", [number])
@@ -171,14 +175,20 @@ def opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     with held(path), translated(path), connected(path) as connection:
         migrate(connection)
-        spool.replay(path, lambda rows: insert(connection, [_row(row) for row in rows]))
+        take_over(connection, path)
         yield connection
 
 
-def connected(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+def take_over(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Commit what dead runs left in their spools."""
+    spool.replay(path, lambda rows: insert(connection, [_row(row) for row in rows]))
+
+
+def connected(path: Path) -> duckdb.DuckDBPyConnection:
     """A connection; raises DuckDB's own errors."""
-    config = {"threads": 1, "memory_limit": MEMORY, "wal_autocheckpoint": WAL_BYTES}
-    return duckdb.connect(str(path), read_only=read_only, config=config)
+    return duckdb.connect(
+        str(path), config={"threads": 1, "memory_limit": MEMORY, "wal_autocheckpoint": WAL_BYTES}
+    )
 
 
 def wanted(path: Path) -> bool:

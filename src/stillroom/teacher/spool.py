@@ -34,7 +34,7 @@ MAGIC = b"\xff\xfeSR"
 HEADER = struct.Struct("<4scII")
 """magic, kind, bytes of the payload, CRC-32 of kind and payload"""
 ROTATE_BYTES = 8 << 20
-"""a spool longer than this is started anew with what is still open"""
+"""a spool longer than this, and than four times what is still open in it, is started anew with that"""
 
 
 class Spool:
@@ -44,6 +44,7 @@ class Spool:
         self._database = database
         self._lock = threading.Lock()
         self._rows: dict[str, bytes] = {}
+        self._open_bytes = 0
         self._intents: set[str] = set()
         self._size = 0
         self._path, self._file = _create(database)
@@ -53,6 +54,7 @@ class Spool:
         framed = frame(ROW, orjson.dumps(row))
         with self._lock:
             self._append(framed)
+            self._open_bytes += len(framed) - len(self._rows.get(key, b""))
             self._rows[key] = framed
             self._intents.discard(key)
 
@@ -72,10 +74,10 @@ class Spool:
         """Drop the rows of these keys: they are committed."""
         with self._lock:
             for key in keys:
-                self._rows.pop(key, None)
+                self._open_bytes -= len(self._rows.pop(key, b""))
             if not self._rows and not self._intents:
                 self._empty()
-            elif self._size > ROTATE_BYTES:
+            elif self._size > max(ROTATE_BYTES, 4 * self._open_bytes):
                 self._rotate()
 
     def close(self) -> None:
