@@ -1,6 +1,8 @@
 import gzip
+import io
 import json
 import random
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -105,19 +107,55 @@ def test_text_after_the_array_is_not_silent(tmp_path):
     assert rest.number == 2
 
 
-def test_a_record_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_record_without_end_does_not_fill_the_memory(tmp_path, monkeypatch, name):
     monkeypatch.setattr(dumps, "CHUNK", 1000)
     monkeypatch.setattr(dumps, "LARGEST_RECORD", 10_000)
-    (tmp_path / "a.json").write_text('["' + "x" * 1_000_000)
-    (broken,) = read_dump(tmp_path / "a.json")
-    assert isinstance(broken, Broken)
+    (tmp_path / name).write_text('["' + "x" * 1_000_000)
+    tracemalloc.start()
+    found = [type(record) for record in read_dump(tmp_path / name)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert set(found) == {Broken}
+    assert peak < 400_000
 
 
-def test_damaged_compression_names_the_file(tmp_path):
-    data = gzip.compress(random.Random(0).randbytes(5000))
-    (tmp_path / "a.jsonl.gz").write_bytes(data[:1000] + b"x" * 1000)
-    with pytest.raises(InputError, match=r"a\.jsonl\.gz"):
-        values(tmp_path / "a.jsonl.gz")
+def test_a_long_record_is_not_searched_again_with_every_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(dumps, "CHUNK", 16)
+    reads = []
+    (tmp_path / "a.json").write_text(json.dumps([["x" * 10_000], [1]]))
+    with (tmp_path / "a.json").open("rb") as file:
+
+        class Counted(io.BufferedReader):
+            def read(self, size=-1):
+                reads.append(size)
+                return super().read(size)
+
+        texts = [text for _, text in dumps._elements(Counted(file.raw))]
+    assert [json.loads(text) for text in texts] == [["x" * 10_000], [1]]
+    assert len(reads) < 20
+
+
+COMPRESS = {"gz": gzip.compress, "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True)}
+ROWS = b"".join(json.dumps([random.Random(n).random()]).encode() + b"\n" for n in range(3000))
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_compressed_parts_one_after_another_are_one_file(tmp_path, kind):
+    path = tmp_path / f"a.jsonl.{kind}"
+    path.write_bytes(COMPRESS[kind](ROWS[:30_000]) + COMPRESS[kind](ROWS[30_000:]))
+    assert values(path) == [json.loads(line) for line in ROWS.splitlines()]
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-4], lambda d: d[:900], lambda d: d[:900] + b"x" * 999, lambda d: ROWS]
+)
+def test_damaged_compression_names_the_file(tmp_path, kind, damage):
+    path = tmp_path / f"a.jsonl.{kind}"
+    path.write_bytes(damage(COMPRESS[kind](ROWS)))
+    with pytest.raises(InputError, match=rf"a\.jsonl\.{kind}: cannot be read"):
+        values(path)
 
 
 def test_other_files_are_refused_and_hidden_ones_ignored(tmp_path):

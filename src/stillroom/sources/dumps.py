@@ -21,7 +21,7 @@ import pyarrow as pa
 from stillroom.errors import InputError
 
 CHUNK = 1 << 20
-LARGEST_RECORD = 1 << 28
+LARGEST_RECORD = 1 << 26
 """bytes; a longer record means that a quote or bracket is missing"""
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet")
@@ -111,7 +111,7 @@ def _plain(file: io.BufferedReader, path: Path) -> io.BufferedReader:
 
 def _lines(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     offset = 0
-    for line in file:
+    while line := file.readline(LARGEST_RECORD):
         if text := line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b"").strip():
             yield offset, text
         offset += len(line)
@@ -121,7 +121,7 @@ def _elements(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """The elements of one JSON array, with their offsets. A cut-off end is the last, broken element."""
     buffer = b""
     base = position = start = depth = 0
-    while chunk := file.read(CHUNK):
+    while chunk := file.read(max(CHUNK, len(buffer) - start)):  # doubling: a long record costs linear time
         buffer = buffer[start:] + chunk
         base, position, start = base + start, position - start, 0
         if len(buffer) > LARGEST_RECORD:
