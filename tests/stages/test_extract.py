@@ -1,10 +1,21 @@
+import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from stillroom.errors import InputError
+from stillroom import params as settings
+from stillroom.commands.explain import explain
+from stillroom.errors import InputError, ParamsError
 from stillroom.records import read_conversations
+from stillroom.stages import extract
 from stillroom.stages.extract import Params, Paths, run
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +140,199 @@ def test_a_malformed_record_is_skipped_or_stops_and_leaves_nothing(paths):
         path.unlink()
     with pytest.raises(InputError, match=r"a\.jsonl: record 2"):
         extracted(paths, on_malformed="stop")
+    assert [p.name for p in paths.raw.parent.iterdir()] == ["raw"]
+
+
+def test_two_records_with_one_id_need_the_step_that_finds_them(paths):
+    write(paths, [row("a", "One question?", "x"), row("a", "Another question?", "x")])
+    assert extracted(paths)[1] == [
+        {"id": "a", "reason": "duplicate_ids", "detail": "an earlier record has the id a"}
+    ]
+    with pytest.raises(InputError, match=r"two records have the id 'a'(.|\n)*duplicate_ids"):
+        extracted(paths, steps=["length"])
+
+
+def test_a_conversation_without_any_answer_is_dropped_where_answers_are_kept(paths):
+    write(paths, [row("a", "Why is the sky blue?"), row("b", "Why is the sky blue?", "Because.")])
+    kept, dropped, _ = extracted(paths, keep="all")
+    assert set(kept) == {"b"}
+    assert dropped == [{"id": "a", "reason": "no_answer", "detail": "no turn has an answer to keep"}]
+
+
+QUESTION = "Please tell me in a few words why the sky is blue at noon and red in the evening{}"
+
+
+def test_near_duplicates_go_and_the_settings_say_what_they_are(paths):
+    write(paths, [row("a", QUESTION.format("?"), "x"), row("b", QUESTION.format(", Sir?"), "x")])
+    kept, dropped, metrics = extracted(paths)
+    assert (set(kept), metrics["dropped"]) == ({"a"}, {"near_duplicates": 1})
+    assert dropped[0]["detail"] == "shares 0.94 of the runs of 5 words with a"
+    assert len(extracted(paths, near_threshold=0.95)[0]) == 2
+    assert len(extracted(paths, near_ngram=17)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("steps: [duplicate_ids, length]", "must come after all other steps"),
+        ("steps: [length, length]", "length is listed twice"),
+        ("steps: [lengths]", "input should be 'html_to_markdown'"),
+        ("near_threshold: 0", "above 0 and at most 1"),
+        ("near_ngram: 0", "at least 1"),
+    ],
+)
+def test_impossible_settings_name_file_and_line(tmp_path, line, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(f"extract:\n  {line}\n")
+    with pytest.raises(ParamsError, match=rf"params\.yaml:2: extract\.(.|\n)*{message}"):
+        settings.load("extract", Params, path)
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A tokenizer whose tokens are words."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return str(tmp_path / "tokenizer.json")
+
+
+def test_tokens_are_counted_by_the_tokenizer_and_need_one(paths, words):
+    write(
+        paths, [row(n, q, "x") for n, q in [("a", "Why is it?"), ("b", "Why?"), ("c", "Why is it so blue?")]]
+    )
+    kept, dropped, _ = extracted(paths, min_tokens=2, max_tokens=4, tokenizer=words)
+    assert set(kept) == {"a"}
+    assert [d["reason"] for d in dropped] == ["length", "length"]
+    with pytest.raises(ParamsError, match=r"extract\.tokenizer: tokens are limited and nothing counts them"):
+        extracted(paths, max_tokens=4)
+    with pytest.raises(ParamsError, match=r"extract\.tokenizer: no tokenizer: nowhere\.json"):
+        extracted(paths, max_tokens=4, tokenizer="nowhere.json")
+
+
+FAST = ["copy_code", "alternation", "length", "duplicate_ids", "duplicate_turns", "near_duplicates"]
+
+
+def test_the_number_of_processes_does_not_change_a_byte(paths, monkeypatch):
+    monkeypatch.setattr(extract, "BATCH", 2000)
+    rows = [
+        row(f"r{i % 90}", f"What is {i % 80} plus {i}?", f"```\npythonCopy code{i}\n```") for i in range(100)
+    ]
+    write(paths, rows)
+    lines = b"".join(json.dumps(r | {"id": f"z{r['id']}"}).encode() + b"\n" for r in rows) + b"{broken\n"
+    (paths.raw / "b.jsonl.gz").write_bytes(gzip.compress(lines))
+    outs = []
+    for workers in (1, 2):
+        run(paths, Params(steps=FAST, sample=40), workers)
+        outs.append([p.read_bytes() for p in (paths.conversations, paths.dropped, paths.metrics)])
+    assert outs[0] == outs[1]
+    assert json.loads(outs[0][2])["records"] == 201
+
+
+def test_an_error_in_a_worker_is_the_one_that_one_process_meets(paths, monkeypatch):
+    monkeypatch.setattr(extract, "BATCH", 10)
+    (paths.raw / "a.jsonl").write_text(json.dumps(row("a", "Hello there", "x")) + "\n{broken\n" * 3)
+    with pytest.raises(InputError, match=r"a\.jsonl: record 2 at byte"):
+        run(paths, Params(steps=FAST, on_malformed="stop"), 2)
+    assert [p.name for p in paths.raw.parent.iterdir()] == ["raw"]
+
+
+def fed(folder):
+    """An extraction by two processes of a pipe: it works on what was written and waits for more."""
+    raw = folder / "data/raw/conversations"
+    raw.mkdir(parents=True)
+    (folder / "params.yaml").write_text(json.dumps({"extract": {"steps": FAST}}))
+    os.mkfifo(raw / "a.jsonl")
+    command = [sys.executable, "-m", "stillroom", "extract", "--processes", "2"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipe = (raw / "a.jsonl").open("wb", buffering=0)
+    for number in range(60):  # more than the shape is told from, and a batch for each worker
+        pipe.write(json.dumps(row(f"r{number}", "word " * 4000, "x")).encode() + b"\n")
+    return process, pipe
+
+
+def workers_of(process):
+    """The worker processes, once they are there."""
+    for _ in range(2000):
+        found = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        if len(found) == 2:
+            return found
+        time.sleep(0.01)
+    raise AssertionError("no workers")
+
+
+@pytest.mark.parametrize("whom", ["parent", "worker", "group"])
+def test_whoever_is_killed_nobody_stays_and_nothing_half_written(tmp_path, whom):
+    process, pipe = fed(tmp_path)
+    with process, pipe:
+        workers = workers_of(process)
+        if whom == "parent":
+            process.kill()
+        elif whom == "worker":
+            workers[0].kill()
+            psutil.wait_procs(workers, 30)
+            pipe.close()
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert psutil.wait_procs(workers, 30)[1] == []
+    want = {"parent": -signal.SIGKILL, "worker": 1, "group": 130}
+    assert process.returncode == want[whom]
+    assert "Traceback" not in said
+    if whom == "worker":
+        assert "error: a worker process was killed\n" in said
+    assert not (tmp_path / "reports").exists()
+    left = [p.name for p in (tmp_path / "data/interim").glob("*")]
+    assert left == ([".extract.partial"] if whom == "parent" else [])
+
+
+def peak(paths, count):
+    """Bytes of memory of an extraction of `count` conversations of 40 KB."""
+    with (paths.raw / "a.jsonl").open("w") as file:
+        for number in range(count):
+            file.write(json.dumps(row(f"r{number}", f"{number} word" * 10, "answer " * 5000)) + "\n")
+    code = (
+        "import sys; from pathlib import Path; from stillroom.stages.extract import Params, Paths, run;"
+        f"run(Paths(*map(Path, sys.argv[1:])), Params(steps={FAST}), 1)"
+    )
+    places = [paths.raw, paths.conversations, paths.dropped, paths.metrics]
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, places)], stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    assert status == 0
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def test_memory_does_not_grow_with_the_file(paths):
+    small, large = peak(paths, 100), peak(paths, 2000)
+    assert large - small < 20 << 20, "76 MB more of input"
+
+
+def told(paths, identifier, **params):
+    return "\n".join(explain(identifier, paths.raw, Params(**params)))
+
+
+def test_explain_says_what_each_step_does_and_how_it_ends(paths):
+    rows = [
+        row("a", "2 / 3Why is the sky blue?", "Because."),
+        row("b", "Why is the sky blue?", "x"),
+        row("c", "Why so?", "As an AI language model, I cannot say."),
+        {"id": "d", "conversations": "none"},
+    ]
+    write(paths, rows)
+    first = told(paths, "a")
+    assert first.startswith("a  (a.json, record 1 at byte 1)\n  html_to_markdown   -\n")
+    assert "turn 1 (user) - '2 / 3Why is the sky blue?'\n    turn 1 (user) + 'Why is the sky blue?'" in first
+    assert "turn 2 (assistant) - 'Because.'" in first
+    assert first.endswith("  near_duplicates    -\nkept: 20 characters in human turns: 1")
+    second = told(paths, "b")
+    assert "duplicate_turns    dropped: the human turns of a\n    there: 'Why is the sky blue?'" in second
+    assert "near_duplicates" not in second
+    assert "boilerplate        dropped: an answer says 'As an AI language model'" in told(paths, "c")
+    assert told(paths, "a.json#4").splitlines()[-1].startswith("dropped: malformed: ")
+    assert told(paths, "a", sample=0).endswith("dropped: sample: not among those drawn")
+    with pytest.raises(InputError, match="no record has the id 'e'"):
+        told(paths, "e")
     assert [p.name for p in paths.raw.parent.iterdir()] == ["raw"]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,9 +71,9 @@ class Likeness:
         sketch = RMinHash(num_perm=self.permutations, seed=SEED)
         sketch.update(list(shingles))
         count, rows = self.banding
-        values = [value.to_bytes(4, "little") for value in sketch.digest()]
+        values = array("I", sketch.digest()).tobytes()
         salt = hashlib.blake2b(system.encode(), digest_size=16).digest()
-        return tuple(_key(salt, n, b"".join(values[n * rows : (n + 1) * rows])) for n in range(count))
+        return tuple(_key(salt, n, values[4 * n * rows : 4 * (n + 1) * rows]) for n in range(count))
 
 
 def near(scratch: Scratch, likeness: Likeness) -> Check:

@@ -35,11 +35,13 @@ def explain(identifier: str, raw: Path, params: extract.Params, workers: int | N
     """Lines about every record with the id, or at `file#number`. Raises InputError where there is none."""
     params = params.model_copy(update={"on_malformed": "skip"})
     with tempfile.TemporaryDirectory() as folder, scratch(Path(folder) / "extract") as kept:
-        with closing(extract.extracted(raw, params, kept, extract.Tally(), workers)) as records:
-            found = [r for r in records if identifier in (r[2].id, f"{r[0]}#{r[1].number}")]
+        with extract.shown(raw) as progress:
+            records = extract.extracted(raw, params, kept, extract.Tally(), workers, progress)
+            with closing(records):
+                found = [r for r in records if identifier in (r[2].id, f"{r[0]}#{r[1].number}")]
         extract.sample(kept, params)
         if not found:
-            hint = "ids stand in reports/samples/extract-dropped.jsonl and data/interim/conversations.jsonl"
+            hint = "ids are those of extract's outputs; the fifth record of a.jsonl is also a.jsonl#5"
             raise InputError(f"no record has the id {identifier!r}", where=str(raw), hint=hint)
         for record in found:
             yield from about(record, kept, params)
@@ -126,6 +128,6 @@ def end(outcome: Cleaned | Dropped, kept: Scratch) -> Iterator[str]:
     if isinstance(outcome, Dropped):
         yield f"dropped: {outcome.reason}: {outcome.detail}"
     elif kept.holds(outcome.id):
-        yield f"kept: {outcome.turns} human turns, {outcome.characters:,} characters"
+        yield f"kept: {outcome.characters:,} characters in human turns: {outcome.turns}"
     else:
         yield "dropped: sample: not among those drawn"

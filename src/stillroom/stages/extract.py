@@ -18,7 +18,7 @@ import functools
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -28,12 +28,12 @@ from pydantic import field_validator
 
 from stillroom import processes
 from stillroom.artifacts import atomic_write, sha256, write_json, write_jsonl
-from stillroom.cleaning import duplicates, filters, markup, near_duplicates, turns
+from stillroom.cleaning import duplicates, filters, markup, near_duplicates, redaction, turns
 from stillroom.cleaning.duplicates import Check
 from stillroom.cleaning.scratch import Cleaned, Scratch, scratch
 from stillroom.errors import InputError, ParamsError
 from stillroom.params import Block
-from stillroom.progress import Tracker, track
+from stillroom.progress import track
 from stillroom.records import Conversation, Message, conversation
 from stillroom.sources.adapter import Dropped
 from stillroom.sources.conversations import conversation_of, raw_conversations
@@ -186,8 +186,8 @@ def run(paths: Paths, params: Params, workers: int | None = None) -> None:
     """
     tally = Tally()
     with scratch(paths.conversations.with_name(".extract.partial")) as kept:
-        with track("extract", megabytes(size(files(paths.raw))), "MB") as tracker:
-            for _ in extracted(paths.raw, params, kept, tally, workers, functools.partial(show, tracker)):
+        with shown(paths.raw) as progress:
+            for _ in extracted(paths.raw, params, kept, tally, workers, progress):
                 pass
         sample(kept, params)
         write(kept, paths.conversations)
@@ -265,10 +265,16 @@ def megabytes(count: int) -> int:
     return -(-count // 1_000_000)
 
 
-def show(tracker: Tracker, tally: Tally) -> None:
-    """Move the bar."""
-    note = f"{tally.records:,} records, {tally.records - tally.dropped:,} kept"
-    tracker.advance(megabytes(tally.read) - tracker.done, note)
+@contextmanager
+def shown(raw: Path) -> Iterator[Callable[[Tally], None]]:
+    """A bar over the bytes of the input, which a tally moves."""
+    with track("extract", megabytes(size(files(raw))), "MB") as tracker:
+
+        def progress(tally: Tally) -> None:
+            note = f"{tally.records:,} records, {tally.records - tally.dropped:,} kept"
+            tracker.advance(megabytes(tally.read) - tracker.done, note)
+
+        yield progress
 
 
 class Cleaner:
@@ -338,8 +344,6 @@ def step(name: StepName, params: Params) -> Step:
         case "page_residue":
             return _on_texts(lambda m: markup.page_residue(m.content, whole=m.role == "user"), roles)
         case "redact":
-            from stillroom.cleaning import redaction
-
             emails, secrets = params.redact_emails, params.redact_secrets
             return _on_texts(lambda m: redaction.redact(m.content, emails=emails, secrets=secrets), roles)
         case "empty_turns":
@@ -375,9 +379,7 @@ def length(params: Params) -> filters.Filter:
     if params.tokenizer is None and (params.min_tokens, params.max_tokens) != (None, None):
         hint = "set extract.tokenizer to the path of a tokenizer.json"
         raise ParamsError("tokens are limited and nothing counts them", where="extract.tokenizer", hint=hint)
-    count = token_counter(params.tokenizer) if params.tokenizer else None
-    if count is None:
-        return filters.length(params.min_characters, params.max_characters)
+    count = token_counter(params.tokenizer) if params.tokenizer else len
     return filters.length(
         params.min_characters, params.max_characters, params.min_tokens, params.max_tokens, count
     )
