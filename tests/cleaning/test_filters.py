@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.cleaning import filters
-from stillroom.cleaning.filters import boilerplate, language, length, surely_english
+from stillroom.cleaning.filters import boilerplate, language, length, required, surely_english
 from stillroom.errors import ParamsError
 from stillroom.records import Message
 from stillroom.stages.extract import VENDOR_NOTICES
@@ -91,6 +91,25 @@ def test_case_is_ignored_as_the_expressions_alone_would(text):
         want = re.search(pattern, text, re.IGNORECASE)
         found = boilerplate([pattern])([Message("assistant", text)])
         assert found == (f"an answer says {want[0].strip()!r}" if want else None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        (r"as an AI (language )?model", ["as an ai "]),
+        (r"(made|trained) by OpenAI", [" by openai"]),
+        (r"help\.openai\.com|policies?", ["openai", "policie"]),
+        (r"colou?r(ed)*s+ [a-z]{2}\bword", ["colo"]),
+        (r"too many{2,3}x", ["too man"]),
+        (r"abcd(e|f)|gh", []),
+        (r"(abcd|efgh)", []),
+        (r"(?x) a b c d e", []),
+        (r"[a|b]wxyz|[]|]stuv", ["wxyz", "stuv"]),
+        (r"^\s*$", []),
+    ],
+)
+def test_words_without_which_nothing_matches(pattern, words):
+    assert required(pattern) == words
 
 
 FOREIGN = [

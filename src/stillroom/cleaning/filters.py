@@ -28,8 +28,9 @@ they their were been not if then into about but she his my
 ENGLISH_WORDS = frozenset(ENGLISH.split())
 """frequent in English and hardly words of another language: of such a text the detector need not be asked"""
 LEAST_WORDS, LEAST_WORD_SHARE = 3, 0.2
-CODED = re.compile(r"\\[xuUN\d]|\(\?[^:=!<]|[A-Z]-[^A-Z]|[^A-Z]-[A-Z]")
-"""what a pattern's twin in lower case would get wrong: codes, flags, names, ranges over both cases"""
+TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL)
+"""of a regular expression: an escape, a class, a count, or one character"""
+SHORTEST_REQUIRED = 4
 UNEVEN = re.compile("[ıſİ]")
 """letters that match another where case is ignored, and do not become it in lower case"""
 
@@ -124,22 +125,37 @@ def _outside(number: int, least: int, most: int | None, unit: str) -> str | None
 def _search(pattern: str) -> Callable[[str, str | None], re.Match[str] | None]:
     """A search for the pattern in a text, given also in lower case unless that could hide a match.
 
-    Ignoring case is slow. A twin of the pattern in lower case, which need not, is asked first.
+    Ignoring case is slow: the expression is asked only where words are there without which nothing matches.
     """
-    compiled = _compiled(pattern)
-    twin = re.compile(_lower(pattern)) if pattern.isascii() and not CODED.search(pattern) else None
+    compiled, words = _compiled(pattern), required(pattern)
 
     def search(text: str, lower: str | None) -> re.Match[str] | None:
-        if twin and lower is not None and not twin.search(lower):
+        if words and lower is not None and not any(word in lower for word in words):
             return None
         return compiled.search(text)
 
     return search
 
 
-def _lower(pattern: str) -> str:
-    r"""The pattern in lower case, but for classes like `\S`."""
-    return re.sub(r"\\.|[A-Z]", lambda m: m[0] if m[0][0] == "\\" else m[0].lower(), pattern)
+def required(pattern: str) -> list[str]:
+    """Words in lower case of which one is in every match of the expression; none where they cannot be told.
+
+    The longest stretch of plain characters outside groups, for each of the alternatives.
+    """
+    stretches, depth = [[""]], 0
+    for token in TOKEN.findall(pattern):
+        depth += (token == "(") - (token == ")")
+        if token == "|" and depth == 0:
+            stretches.append([""])
+        elif depth == 0 and (token.isalnum() or token in " ',-_") and token.isascii():
+            stretches[-1][-1] += token.lower()
+        else:
+            if depth == 0 and token[0] in "*?{":
+                stretches[-1][-1] = stretches[-1][-1][:-1]
+            stretches[-1].append("")
+    longest = [max(alternative, key=len) for alternative in stretches]
+    usable = "(?" not in pattern and min(map(len, longest)) >= SHORTEST_REQUIRED
+    return longest if usable else []
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
