@@ -5,6 +5,7 @@ StillroomError                what went wrong, where, and what to do about it
 ├── ParamsError               params.yaml (or a recipe): unknown key, wrong type, impossible value
 ├── DownloadError             a source or model that could not be fetched
 ├── EndpointError             the teacher's endpoint: unreachable, refuses the key, quota, …
+│   └── BudgetError           the next request could cost more than endpoint.max_cost
 ├── ModelError                a model folder, checkpoint or tokenizer that does not fit
 └── TrainingError             training could not go on: out of memory, loss not finite, …
 
@@ -44,6 +45,10 @@ class DownloadError(StillroomError):
 
 class EndpointError(StillroomError):
     """The teacher's endpoint is unreachable or refuses to serve."""
+
+
+class BudgetError(EndpointError):
+    """The next request could cost more than the run may spend."""
 
 
 class ModelError(StillroomError):

@@ -2,7 +2,8 @@
 
 A stage declares its block as a subclass of `Block`; every field is `name: type = default` with a docstring,
 from which the YAML comments, the JSON Schema and the reference are made. Keys that several stages share stand
-under `common:`; a stage names those that it reads in `common_keys`, and dvc.yaml lists the same ones.
+under `common:`; a stage names those that it reads in `common_keys`, and dvc.yaml lists the same ones. How the
+teacher is reached stands under `endpoint:`, which changes no answer: DVC does not watch it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stillroom.errors import ParamsError
 
@@ -28,9 +29,12 @@ class Settings(BaseModel):
 
 
 class Block(Settings):
-    """A stage's block of params.yaml, plus the `common` keys that the stage reads."""
+    """A stage's block of params.yaml, plus what it reads of the blocks that stages share."""
 
     common_keys: ClassVar[tuple[str, ...]] = ()
+    """keys of `common:`"""
+    shared_blocks: ClassVar[tuple[str, ...]] = ()
+    """whole blocks: `endpoint`"""
 
 
 class Sampling(Settings):
@@ -51,26 +55,71 @@ class Sampling(Settings):
 
 
 class Teacher(Settings):
-    """The model that is asked, behind an OpenAI-compatible API."""
+    """The model that is asked: what shapes its answers, and so names them in the response cache."""
 
     model: str = "embedded"
     """name sent to the endpoint; `embedded` serves models/teacher on loopback while the stage runs"""
-    base_url: str | None = None
-    """the endpoint, e.g. http://localhost:8000/v1; null only for the embedded teacher"""
-    api_key_env: str = "OPENAI_API_KEY"
-    """environment variable that holds the key; the key itself is never written anywhere"""
+    id: str | None = None
+    """name in the response cache, e.g. to tell a quantised copy apart; null: the model's"""
     api: Literal["chat", "completions"] = "chat"
     """chat sends messages; completions sends the text of common.chat_format"""
-    max_in_flight: int = 64
+
+
+class Price(Settings):
+    """What a model's tokens cost, per million, in any one currency."""
+
+    prompt: float = Field(ge=0)
+    """per million tokens read"""
+    completion: float = Field(ge=0)
+    """per million tokens written"""
+    batch_share: float = Field(default=0.5, ge=0)
+    """price through the batch API, as a share"""
+
+
+class Batching(Settings):
+    """How `backend: batch` splits its work and waits for it."""
+
+    max_requests: int = Field(default=50_000, ge=1)
+    """most requests of one batch"""
+    max_bytes: int = Field(default=180_000_000, ge=1)
+    """most bytes of one uploaded file"""
+    window: str = "24h"
+    """time that the endpoint may take"""
+    poll_seconds: float = Field(default=30.0, gt=0)
+    """between two looks at a batch"""
+
+
+class Endpoint(Settings):
+    """How the teacher is reached, how fast it is asked, and what it may cost. Changes no answer."""
+
+    base_url: str | None = None
+    """an OpenAI-compatible API, e.g. http://localhost:8000/v1; null only for the embedded teacher"""
+    api_key_env: str = "OPENAI_API_KEY"
+    """environment variable that holds the key; the key itself is never written anywhere"""
+    api_key_file: str | None = None
+    """file that holds the key, used where the variable is not set; outside the checkout"""
+    backend: Literal["online", "batch"] = "online"
+    """online asks request by request; batch uploads them (/v1/batches): slower and cheaper"""
+    max_in_flight: int = Field(default=64, ge=1)
     """most requests at a time"""
-    requests_per_minute: float | None = None
-    """null: as fast as the endpoint takes them"""
-    tokens_per_minute: float | None = None
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """null: what the endpoint's headers say, else as fast as it takes them"""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
     """prompt and answer together; max_tokens are reserved, what was not used is given back"""
-    timeout: float = 600.0
+    requests_per_day: float | None = Field(default=None, gt=0)
+    """in any 24 hours, counted over all runs of this machine"""
+    tokens_per_day: float | None = Field(default=None, gt=0)
+    """in any 24 hours, counted over all runs of this machine"""
+    timeout: float = Field(default=600.0, gt=0)
     """seconds before a request is given up; the vendor may bill it all the same"""
-    max_attempts: int = 8
+    max_attempts: int = Field(default=8, ge=1)
     """tries of one request (429, 5xx, resets, timeouts) before the stage stops"""
+    prices: dict[str, Price] = {}
+    """model: {prompt, completion} per million tokens; without one, money is not counted"""
+    max_cost: float | None = Field(default=None, ge=0)
+    """most that a run of a stage may spend, in the prices' currency; it stops before, all kept"""
+    batch: Batching = Batching()
+    """settings of `backend: batch`"""
 
 
 class Common(Settings):
@@ -87,6 +136,14 @@ class Common(Settings):
 
 B = TypeVar("B", bound=Settings)
 
+SHARED_BLOCKS: dict[str, type[Settings]] = {"common": Common, "endpoint": Endpoint}
+"""the blocks of params.yaml that are not a stage's"""
+
+
+def borrowed(block: type[BaseModel]) -> tuple[str, ...]:
+    """The fields of a stage's block that stand elsewhere in params.yaml."""
+    return (*getattr(block, "common_keys", ()), *getattr(block, "shared_blocks", ()))
+
 
 def load(stage: str, block: type[B], path: Path = PARAMS) -> B:
     """The stage's block of the params file, validated, with its `common` keys merged in."""
@@ -100,11 +157,12 @@ def block_in(document: dict[str, Any], stage: str, block: type[B], path: Path) -
     if not isinstance(own, dict):
         return validate(block, own, path, (stage,))
     shared = {key: getattr(common, key) for key in getattr(block, "common_keys", ())}
+    if "endpoint" in getattr(block, "shared_blocks", ()):
+        shared["endpoint"] = validate(Endpoint, document.get("endpoint") or {}, path, ("endpoint",))
     for key in shared.keys() & own.keys():
         where = f"{path}:{line_of(path, (stage, key))}: {stage}.{key}"
-        raise ParamsError(
-            "one value for all stages", where=where, hint=f"set it under `common:` as common.{key}"
-        )
+        hint = "it is a block of its own" if key == "endpoint" else f"set it under `common:` as common.{key}"
+        raise ParamsError("one value for all stages", where=where, hint=hint)
     return validate(block, {**shared, **own}, path, (stage,))
 
 
@@ -162,7 +220,7 @@ def _keys_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[st
         nested = [a for a in _annotations(found.annotation) if _is_model(a)] if found else []
         if nested:
             model = nested[0]
-    return [name for name in model.model_fields if name not in getattr(model, "common_keys", ())]
+    return [name for name in model.model_fields if name not in borrowed(model)]
 
 
 def _is_model(annotation: Any) -> bool:

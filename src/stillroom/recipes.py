@@ -2,7 +2,7 @@
 
 recipes/NAME.yaml ──▶ `stillroom recipe use NAME` ──▶ params.yaml
 
-The schema of a params file is `common:` plus one block per stage, each declared by its stage module. A recipe
+The schema of a params file is `common:`, `endpoint:` and one block per stage, each declared by its stage module. A recipe
 spells out every key, each with the comment that its field's docstring gives: `stillroom recipe complete`
 writes a file that way.
 """
@@ -27,26 +27,27 @@ from stillroom.stages import STAGES
 RECIPES = Path("recipes")
 SCHEMA = RECIPES / "schema.json"
 COMMENT_COLUMN = 44
+BLOCKS = (*params.SHARED_BLOCKS, *STAGES)
 
 
 def block_of(name: str) -> type[params.Settings]:
-    """The settings class of a top-level key: `common` or a stage."""
-    if name == "common":
-        return params.Common
+    """The settings class of a top-level key: `common`, `endpoint` or a stage."""
+    if name in params.SHARED_BLOCKS:
+        return params.SHARED_BLOCKS[name]
     block: type[params.Settings] = importlib.import_module(f"stillroom.stages.{name}").Params
     return block
 
 
 def own_fields(block: type[BaseModel]) -> dict[str, Any]:
-    """A block's fields without those that it reads from `common:`."""
-    common = getattr(block, "common_keys", ())
-    return {name: field for name, field in block.model_fields.items() if name not in common}
+    """A block's fields without those that it reads from `common:` and `endpoint:`."""
+    elsewhere = params.borrowed(block)
+    return {name: field for name, field in block.model_fields.items() if name not in elsewhere}
 
 
 def check(path: Path) -> dict[str, params.Settings]:
     """Validate a whole params file. Raises ParamsError naming file, line, key and the nearest known key."""
     document = params.read(path)
-    names = ("common", *STAGES)
+    names = BLOCKS
     for key in document:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, 1, 0.5)
@@ -172,7 +173,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a params file, for editors."""
     definitions: dict[str, Any] = {}
     properties = {}
-    for name in ("common", *STAGES):
+    for name in BLOCKS:
         block = block_of(name)
         schema = block.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions |= {f"{name}.{model}": inner for model, inner in schema.pop("$defs", {}).items()}

@@ -91,7 +91,7 @@ def test_one_name_for_module_stage_rule_block_and_command(own):
     assert set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]) == stages
     assert rules == stages
     assert hand_written - {"source"} == stages
-    assert set(document) - {"common"} == stages
+    assert set(document) - set(SHARED_BLOCKS) == stages
     assert stages <= commands
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stillroom.errors import InputError
-from stillroom.params import Teacher
+from stillroom.params import Endpoint, Teacher
 from stillroom.records import read_conversations
 from stillroom.sources.documents import read_documents
 from stillroom.stages import raft
@@ -93,9 +93,12 @@ def put(paths, documents=5, paragraphs=8):
 
 
 def params(server, **settings):
-    teacher = Teacher(model="rules", base_url=f"http://127.0.0.1:{server.server_port}/v1")
+    shared = {
+        "teacher": Teacher(model="rules"),
+        "endpoint": Endpoint(base_url=f"http://127.0.0.1:{server.server_port}/v1"),
+    }
     defaults = {"chunk_size": 150, "chunk_overlap": 0, "shortest_chunk": 60, "questions_per_chunk": 2}
-    return raft.Params(teacher=teacher, **{**defaults, **settings})
+    return raft.Params(**{**shared, **defaults, **settings})
 
 
 def results(paths):
@@ -230,7 +233,9 @@ def test_repeated_and_short_passages_are_left_out(paths, server):
 
 
 def test_no_documents_ask_nobody(paths):
-    raft.run(paths, raft.Params(teacher=Teacher(model="gone", base_url="http://127.0.0.1:9/v1")))
+    raft.run(
+        paths, raft.Params(teacher=Teacher(model="gone"), endpoint=Endpoint(base_url="http://127.0.0.1:9/v1"))
+    )
     assert results(paths)[:3] == ([], [], [])
     assert pq.read_table(paths.answers).num_rows == 0
 

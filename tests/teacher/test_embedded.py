@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stillroom import chat_format
-from stillroom.errors import EndpointError, ModelError
-from stillroom.params import Teacher
+from stillroom.errors import EndpointError, ModelError, ParamsError
+from stillroom.params import Endpoint, Teacher
 from stillroom.teacher.embedded import serving
 from stillroom.training.tiny import build_model, build_tokenizer
 from stillroom.training.tiny_recipe import TinyModel
@@ -20,9 +20,9 @@ SOURCE = Path(__file__).parents[2] / "src"
 PARENT = """
 import sys, time
 from pathlib import Path
-from stillroom.params import Teacher
+from stillroom.params import Endpoint, Teacher
 from stillroom.teacher.embedded import serving
-with serving(Teacher(), Path(sys.argv[1])) as url:
+with serving(Teacher(), Endpoint(), Path(sys.argv[1])) as url:
     print(url, flush=True)
     time.sleep(600)
 """
@@ -58,19 +58,28 @@ def soon(condition, seconds=10.0):
 
 
 def test_a_remote_teacher_is_only_named(tmp_path):
-    remote = Teacher(model="big", base_url="http://10.0.0.1:8000/v1")
-    with serving(remote, tmp_path) as url:
+    remote = Endpoint(base_url="http://10.0.0.1:8000/v1")
+    with serving(Teacher(model="big"), remote, tmp_path) as url:
         assert url == "http://10.0.0.1:8000/v1"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "endpoint"),
+    [(Teacher(model="big"), Endpoint()), (Teacher(), Endpoint(base_url="http://10.0.0.1/v1"))],
+)
+def test_a_name_and_an_address_that_contradict_each_other_are_an_error(tmp_path, teacher, endpoint):
+    with pytest.raises(ParamsError, match="only the embedded"), serving(teacher, endpoint, tmp_path):
+        pass
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path):
     (tmp_path / "README.md").write_text("remote")
-    with pytest.raises(ModelError, match=r"common\.teacher has no base_url"), serving(Teacher(), tmp_path):
+    with pytest.raises(ModelError, match="the embedded one"), serving(Teacher(), Endpoint(), tmp_path):
         pass
 
 
 def use_and_fail(folder, seen):
-    with serving(Teacher(), folder) as url:
+    with serving(Teacher(), Endpoint(), folder) as url:
         seen.append(url)
         body = {"model": "embedded", "messages": [{"role": "user", "content": "fox"}], "temperature": 0}
         data = json.dumps({**body, "max_tokens": 3}).encode()
@@ -90,7 +99,10 @@ def test_a_server_that_dies_is_an_error_with_its_last_words(folder, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(EndpointError, match="exit code 1") as caught, serving(Teacher(), tmp_path):
+    with (
+        pytest.raises(EndpointError, match="exit code 1") as caught,
+        serving(Teacher(), Endpoint(), tmp_path),
+    ):
         pass
     assert "no causal model" in (caught.value.hint or "")
 

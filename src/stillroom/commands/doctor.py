@@ -6,7 +6,6 @@ One line a check: `ok`, `warn` (it runs, but mind this) or `FAIL` (it will not r
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -162,16 +161,17 @@ def _params() -> Iterator[Finding]:
 def _teacher() -> Iterator[Finding]:
     """The endpoint answers and takes the key; nothing is paid for."""
     from stillroom import params
+    from stillroom.teacher.keys import api_key
 
-    teacher = params.validate(
-        params.Common, params.read(params.PARAMS).get("common") or {}, params.PARAMS, ("common",)
-    ).teacher
-    if teacher.base_url is None:
+    document = params.read(params.PARAMS)
+    common = params.validate(params.Common, document.get("common") or {}, params.PARAMS, ("common",))
+    endpoint = params.validate(params.Endpoint, document.get("endpoint") or {}, params.PARAMS, ("endpoint",))
+    if endpoint.base_url is None:
         yield Finding("ok", "embedded: served on loopback while a stage needs it")
         return
-    key = os.environ.get(teacher.api_key_env)
-    yield Finding("ok" if key else "warn", f"{teacher.api_key_env} is {'set' if key else 'not set'}")
-    yield _endpoint(teacher.base_url, teacher.model, key)
+    key = api_key(endpoint)
+    yield Finding("ok" if key else "warn", f"{endpoint.api_key_env} is {'set' if key else 'not set'}")
+    yield _endpoint(endpoint.base_url, common.teacher.model, key)
 
 
 def _endpoint(base_url: str, model: str, key: str | None) -> Finding:

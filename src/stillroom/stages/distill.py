@@ -19,18 +19,19 @@ from typing import Any, Literal
 
 from stillroom import chat_format
 from stillroom.artifacts import write_json, write_jsonl
-from stillroom.params import Block, Sampling, Teacher
+from stillroom.params import Block, Endpoint, Sampling, Teacher
 from stillroom.records import Conversation, Message, read_conversations, write_conversations
 from stillroom.teacher import snapshot
 from stillroom.teacher.cache import Cache
-from stillroom.teacher.client import Answer, Asker, Request, identity
-from stillroom.teacher.embedded import serving
+from stillroom.teacher.client import Asker
+from stillroom.teacher.requests import Answer, Dialogue, Request
 
 
 class Params(Block):
     """Settings of `distill`."""
 
     common_keys = ("seed", "chat_format", "teacher")
+    shared_blocks = ("endpoint",)
 
     seed: int = 42
     """seed of the teacher's sampling; sent with every request, and part of its key"""
@@ -38,6 +39,8 @@ class Params(Block):
     """format of instructions.jsonl, and of the prompt where the teacher's api is `completions`"""
     teacher: Teacher = Teacher()
     """the model that answers"""
+    endpoint: Endpoint = Endpoint()
+    """how it is reached"""
     answers: Literal["teacher", "original"] = "teacher"
     """`original` passes the input's own answers through and asks nobody (extract.keep must be `all`)"""
     system: str | None = None
@@ -97,17 +100,17 @@ def ask(
     cache: Cache,
 ) -> tuple[list[Outcome], list[str]]:
     """Replay all conversations together; return the outcomes, in order, and the keys of the answers used."""
-    teacher = params.teacher
-    known_as = identity(teacher, folder)
-    with (
-        serving(teacher, folder) as base_url,
-        Asker(teacher, base_url, chat, cache, params.seed, "distill", identity=known_as) as asker,
-    ):
-        coroutines = (replay(c, asker, params) for c in conversations)
-        return asker.run(coroutines, total=len(conversations)), asker.used()
+    outcomes: dict[int, Outcome] = {}
+    with Asker(params.teacher, params.endpoint, folder, chat, cache, params.seed, "distill") as asker:
+        asker.run(
+            lambda: (replay(c, params) for c in conversations),
+            outcomes.__setitem__,
+            total=len(conversations),
+        )
+        return [outcomes[index] for index in range(len(conversations))], asker.used()
 
 
-async def replay(conversation: Conversation, asker: Asker, params: Params) -> Outcome:
+def replay(conversation: Conversation, params: Params) -> Dialogue[Outcome]:
     """Ask the human turns in order, each after the answers to those before it."""
     history = opening(conversation.messages, params.system)
     turns: list[dict[str, Any]] = []
@@ -116,7 +119,7 @@ async def replay(conversation: Conversation, asker: Asker, params: Params) -> Ou
         if message.role != "user":
             continue
         asked = (*history, message)
-        answer = await asker.answer(Request(asked, params.sampling))
+        answer = yield Request(asked, params.sampling)
         reasons.append(verdict(answer))
         if not usable(answer, params):
             break

@@ -31,7 +31,7 @@ from stillroom.training.tiny_recipe import TinyModel, TinyTeacher
 
 SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "USE_POLICY*", "NOTICE*"]
 """of a hub repository: settings, tokenizer, terms"""
-REMOTE = "The teacher answers over the network (common.teacher.base_url): no model is kept here.\n"
+REMOTE = "The teacher answers over the network (endpoint.base_url): no model is kept here.\n"
 """README of an empty teacher folder"""
 
 

@@ -29,17 +29,17 @@ from stillroom.artifacts import atomic_directory, sha256, write_json, write_json
 from stillroom.chat_format import ChatFormat, Tokenizer, load_tokenizer
 from stillroom.draws import drawn, held_out, rng
 from stillroom.fitting import Draft, Fit, fitted
-from stillroom.params import Block, Sampling, Teacher
+from stillroom.params import Block, Endpoint, Sampling, Teacher
 from stillroom.records import Conversation, Message, write_conversations
 from stillroom.sources import documents
 from stillroom.sources.documents import Document
 from stillroom.squad import normalise
 from stillroom.teacher import snapshot
 from stillroom.teacher.cache import Cache
-from stillroom.teacher.client import Answer, Asker, Request, ask_all, identity
-from stillroom.teacher.embedded import serving
+from stillroom.teacher.client import Asker, ask_all
 from stillroom.teacher.prompts import ANSWER_TAG, answer_messages, question_messages
 from stillroom.teacher.replies import FAULTS, cleaned, fault, quotes, spaced
+from stillroom.teacher.requests import Answer, Request
 
 REFUSED = "The documents do not hold the answer."
 REFUSAL = f"None of the documents answers this question.\n{ANSWER_TAG} {REFUSED}"
@@ -53,6 +53,7 @@ class Params(Block):
     """The `raft` block of params.yaml."""
 
     common_keys = ("seed", "chat_format", "context_length", "teacher")
+    shared_blocks = ("endpoint",)
 
     seed: int = 42
     """of the held-out documents and of what stands beside each oracle"""
@@ -62,6 +63,8 @@ class Params(Block):
     """most tokens of an example; one that is longer gets fewer distractors"""
     teacher: Teacher = Teacher()
     """the model that writes questions and answers"""
+    endpoint: Endpoint = Endpoint()
+    """how it is reached"""
     chunk_size: int = Field(default=1000, ge=50)
     """most characters of a passage"""
     chunk_overlap: int = Field(default=100, ge=0)
@@ -223,19 +226,8 @@ def asked(
 ) -> tuple[list[Pair], list[str]]:
     """Ask for questions, then for answers; return the pairs and the keys of all answers used."""
     snapshot.restore(paths.answers, cache)
-    teacher = params.teacher
-    with (
-        serving(teacher, paths.teacher) as base_url,
-        Asker(
-            teacher,
-            base_url,
-            chat,
-            cache,
-            params.seed,
-            "raft",
-            identity=identity(teacher, paths.teacher),
-        ) as asker,
-    ):
+    teacher, endpoint = params.teacher, params.endpoint
+    with Asker(teacher, endpoint, paths.teacher, chat, cache, params.seed, "raft") as asker:
         number = params.questions_per_chunk
         requests = [Request(question_messages(c.text, number), params.questions) for c in chunks]
         wanted = questions(chunks, ask_all(requests, asker), number, counts)

@@ -1,44 +1,56 @@
 """Asking a teacher: thousands of conversations in flight, each answer bought once and kept.
 
-Request ──▶ canonical JSON ──▶ key ──▶ response cache ──▶ Answer
-                                 └──▶ endpoint ──▶ response cache ──▶ Answer   (committed before it is used)
+dialogues ──▶ response cache, wave by wave ──▶ what is missing: endpoint ──▶ response cache ──▶ results
 
-    with Cache() as cache, Asker(teacher, base_url, chat, cache, seed, "distill") as asker:
-        answers = ask_all(requests, asker)
+    with Cache() as cache, Asker(teacher, endpoint, folder, chat, cache, seed, "distill") as asker:
+        asker.run(dialogues, done)
 
-The key is the SHA-256 of everything that the teacher sees (model, messages or prompt, sampling, stop, seed)
-and the sample's index: never of the endpoint's address or the API key. The same request asked twice at a time
-is sent once. Order of completion never shows in results.
+An answer is committed to the cache before it is used. The same request wanted twice at a time is sent once.
+Order of completion never shows in results. The endpoint is not touched (nor the embedded teacher started)
+where the cache holds every answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, TypeAlias, TypeVar
 
 import httpx2
 import openai
-import orjson
+import uvloop
 
-from stillroom.artifacts import canonical_json, sha256
 from stillroom.chat_format import ChatFormat
 from stillroom.errors import EndpointError, StillroomError
-from stillroom.params import Sampling, Teacher
-from stillroom.progress import track
-from stillroom.records import Message
+from stillroom.params import Endpoint, Teacher
+from stillroom.progress import Tracker, track
+from stillroom.teacher import prices
+from stillroom.teacher.batch import Batches
 from stillroom.teacher.cache import Cache, Row
-from stillroom.teacher.limits import Gate, backoff, retry_after
+from stillroom.teacher.embedded import serving
+from stillroom.teacher.keys import api_key, redacted
+from stillroom.teacher.limits import Gate, backoff
+from stillroom.teacher.rate_headers import retry_after
+from stillroom.teacher.requests import (
+    Answer,
+    Dialogue,
+    Query,
+    Request,
+    answer,
+    answered,
+    identity,
+    query,
+    too_long,
+)
 
-KEY_VERSION = 1
-"""of the canonical request; a new version asks everything anew"""
 UNREACHABLE_TRIES = 3
 """connections that fail before the first answer of any kind: then nobody is there"""
 LONGEST_WAIT = 3600.0
@@ -46,290 +58,381 @@ LONGEST_WAIT = 3600.0
 GRACE_SECONDS = 30.0
 """how long the requests in flight may still finish when a run stops: they may be billed"""
 CONGESTION = (429, 503)
-TOO_LONG = "context_length"
-"""finish reason of a prompt that does not fit into the teacher's context: not billed, not answered"""
+WINDOW = 4096
+"""dialogues that are looked up in the cache together"""
+NOTE_SECONDS = 0.2
+"""between two updates of the progress note"""
+DAY = 86_400.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One turn to answer; `sample` tells several answers to the same messages apart."""
-
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    sample: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer that is in the cache; `cached` says that it was there before it was wanted."""
-
-    key: str
-    text: str
-    finish_reason: str
-    """stop, length, content_filter, … as the endpoint says; or `context_length`"""
-    prompt_tokens: int
-    completion_tokens: int
-    cached: bool
-
-
-def identity(teacher: Teacher, folder: Path) -> str:
-    """Which teacher this is, for the key: the model's name; of the embedded one, its folder's content."""
-    if teacher.model != "embedded":
-        return teacher.model
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    content = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-    return f"embedded:{sha256(canonical_json(content))}"
-
-
-def body(request: Request, teacher: Teacher, chat: ChatFormat, seed: int) -> dict[str, Any]:
-    """The JSON that is sent. Settings that are null are left out: absent is not null."""
-    sampling = request.sampling
-    optional = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
-    sent: dict[str, Any] = {
-        "model": teacher.model,
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        **{name: value for name, value in optional.items() if value is not None},
-        "seed": seed + request.sample,
-    }
-    stop = list(sampling.stop)
-    if teacher.api == "chat":
-        sent["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
-    else:
-        sent["prompt"] = chat.text(request.messages, prompt=True)
-        stop = list(dict.fromkeys([*stop, *chat.stops]))
-    return {**sent, "stop": stop} if stop else sent
-
-
-def canonical(request: Request, sent: dict[str, Any], teacher: str) -> str:
-    """The text that the key is the hash of."""
-    value = {"version": KEY_VERSION, "teacher": teacher, "sample": request.sample, "body": sent}
-    return canonical_json(value).decode()
+Open: TypeAlias = tuple[int, Dialogue[T], Query]
+"""a dialogue's place in the order, the dialogue, and the query that it waits for"""
 
 
 class Asker:
     """Asks one teacher on behalf of one run.
 
-    identity: which teacher the cached answers are from (see `identity`); default: its model name.
-    Raises EndpointError, once, for a failure that will not go away; everything answered is kept.
+    folder: the embedded teacher's model. Raises EndpointError, once, for a failure that will not go away, and
+    BudgetError before endpoint.max_cost is exceeded; everything answered is kept.
     """
 
     def __init__(
         self,
         teacher: Teacher,
-        base_url: str,
+        endpoint: Endpoint,
+        folder: Path,
         chat: ChatFormat,
         cache: Cache,
         seed: int,
         title: str,
-        *,
-        identity: str | None = None,
     ) -> None:
-        self.teacher, self.base_url, self.chat, self.seed, self.title = teacher, base_url, chat, seed, title
+        self.teacher, self.endpoint, self.title = teacher, endpoint, title
         self.counts: Counter[str] = Counter()
-        """answers, cached, asked, retries, prompt_tokens, completion_tokens (tokens: only those asked for)"""
-        self._cache = cache
-        self._identity = identity or teacher.model
+        """asked, retries, maybe_billed, and prompt_tokens and completion_tokens of what was asked"""
+        self.ledger = prices.Ledger(teacher.model, endpoint)
+        self._folder, self._chat, self._cache, self._seed = folder, chat, cache, seed
+        self._known_as = identity(teacher, folder)
         self._used: set[str] = set()
-        self._in_progress: dict[str, asyncio.Task[Answer]] = {}
+        self._in_progress: dict[str, asyncio.Future[Row]] = {}
+        self._sending: set[asyncio.Task[Any]] = set()
         self._failure: StillroomError | None = None
         self._reached = False
-        self._secret = os.environ.get(teacher.api_key_env, "") if teacher.model != "embedded" else ""
-        self._gate = Gate(teacher.max_in_flight, teacher.requests_per_minute, teacher.tokens_per_minute)
+        self._secret = api_key(endpoint) if endpoint.base_url else None
+        self._client: openai.AsyncOpenAI | None = None
+        self._open = ExitStack()
+        self._noted = 0.0
 
     def __enter__(self) -> Asker:
-        self._runner = asyncio.Runner()
-        self._client = openai.AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=self._secret or "none",
-            max_retries=0,
-            timeout=self.teacher.timeout,
-            http_client=openai.DefaultAioHttpClient(trust_env=not self._is_local()),
-        )
+        self._runner = self._open.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            self._runner.run(self._client.close())
         print(f"{self.title}: {self.summary()}", file=sys.stderr)
+        self._open.__exit__(kind, error, trace)
+
+    @property
+    def cached(self) -> int:
+        """Answers that were there before this run."""
+        return max(0, len(self._used) - self.counts["asked"])
 
     def used(self) -> list[str]:
         """Keys of all answers given so far, sorted: what the Parquet snapshot holds."""
         return sorted(self._used)
 
     def summary(self) -> str:
-        """`120 answers: 100 from the cache, 20 asked for (3 retries, 5,120 + 2,048 tokens)`."""
+        """`120 answers: 100 from the cache, 20 asked for (3 retries, 5,120 + 2,048 tokens, 0.0123)`."""
         c = self.counts
+        tokens = f"{c['retries']:,} retries, {c['prompt_tokens']:,} + {c['completion_tokens']:,} tokens"
+        money = f", {self.ledger.spent:,.4f} spent" if self.ledger.price else ""
+        unsure = f", {c['maybe_billed']:,} perhaps billed without an answer" if c["maybe_billed"] else ""
         return (
-            f"{c['answers']:,} answers: {c['cached']:,} from the cache, {c['asked']:,} asked for "
-            f"({c['retries']:,} retries, {c['prompt_tokens']:,} + {c['completion_tokens']:,} tokens)"
+            f"{len(self._used):,} answers: {self.cached:,} from the cache, {c['asked']:,} asked for "
+            f"({tokens}{money}{unsure})"
         )
 
     def run(
         self,
-        coroutines: Iterable[Coroutine[Any, Any, T]],
+        dialogues: Callable[[], Iterable[Dialogue[T]]],
+        done: Callable[[int, T], None],
         *,
         total: int | None = None,
         unit: str = "conversations",
-    ) -> list[T]:
-        """Run many coroutines that await `answer`; results in the order given.
+    ) -> None:
+        """Drive every dialogue to its end and hand `done` its place and its result, as they end.
 
-        The coroutines are taken as places get free, so that an iterable may build them lazily. On an error or
-        Ctrl-C no new request is sent, those in flight may finish, and the error is raised.
+        Dialogues are made as places get free, so that memory does not grow with their number; the batch
+        backend makes them anew for each wave. On an error or Ctrl-C no new request is sent, those in flight
+        may finish, and the error is raised.
         """
-        if total is None and isinstance(coroutines, Sequence):
-            total = len(coroutines)
         with track(self.title, total, unit) as tracker:
 
-            def advance() -> None:
-                tracker.advance(1, self.summary())
+            def finished(index: int, result: T) -> None:
+                done(index, result)
+                self._note(tracker)
 
-            return self._runner.run(self._drive(enumerate(coroutines), advance))
+            backend = self._online if self.endpoint.backend == "online" else self._batched
+            self._runner.run(backend(dialogues, finished))
 
-    async def answer(self, request: Request) -> Answer:
-        """The teacher's answer: from the cache, or asked for and committed.
+    def _note(self, tracker: Tracker) -> None:
+        """Count one more dialogue; refresh the note now and then."""
+        now = time.monotonic()
+        fresh = now - self._noted > NOTE_SECONDS
+        self._noted = now if fresh else self._noted
+        tracker.advance(1, self.summary() if fresh else None)
 
-        Raises EndpointError where the endpoint refuses for good or for too long.
-        """
-        sent = body(request, self.teacher, self.chat, self.seed)
-        text = canonical(request, sent, self._identity)
-        key = sha256(text)
-        task = self._in_progress.get(key)
-        if task is None:
-            task = self._in_progress[key] = asyncio.create_task(self._find_or_ask(key, text, sent))
-            task.add_done_callback(lambda _: self._in_progress.pop(key, None))
-        answer = await asyncio.shield(task)
-        self._used.add(key)
-        self.counts["answers"] += 1
-        self.counts["cached"] += answer.cached
-        return answer
+    def _query(self, request: Request) -> Query:
+        return query(request, self.teacher, self._known_as, self._chat, self._seed)
 
-    async def _drive(
-        self, work: Iterator[tuple[int, Coroutine[Any, Any, T]]], advance: Callable[[], None]
-    ) -> list[T]:
-        """Keep more conversations open than requests may be in flight: some wait for the cache."""
-        results: dict[int, T] = {}
+    # --- from the cache, in waves ---
 
-        async def worker() -> None:
-            for index, coroutine in work:
-                results[index] = await coroutine
-                advance()
+    def _through_cache(
+        self, window: Sequence[tuple[int, Dialogue[T]]]
+    ) -> tuple[list[tuple[int, T]], list[Open[T]]]:
+        """Drive dialogues as far as the cache answers: (place, result) of the finished, and the others."""
+        finished: list[tuple[int, T]] = []
+        missing: list[Open[T]] = []
+        wave: list[Open[T]] = []
+        for index, dialogue in window:
+            self._advance(index, dialogue, None, wave, finished)
+        while wave:
+            rows = self._cache.find_many([wanted.key for _, _, wanted in wave if wanted.key in self._cache])
+            current, wave = wave, []
+            for index, dialogue, wanted in current:
+                if row := rows.get(wanted.key):
+                    self._advance(index, dialogue, self._given(row, cached=True), wave, finished)
+                else:
+                    missing.append((index, dialogue, wanted))
+        return finished, missing
 
-        workers = [asyncio.create_task(worker()) for _ in range(max(128, 2 * self.teacher.max_in_flight))]
+    def _advance(
+        self,
+        index: int,
+        dialogue: Dialogue[T],
+        given: Answer | None,
+        wave: list[Open[T]],
+        finished: list[tuple[int, T]],
+    ) -> None:
+        """Send an answer into a dialogue (None starts it) and file what it says next."""
         try:
-            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
+            request = dialogue.send(given)  # type: ignore[arg-type]  # None starts a generator
+        except StopIteration as end:
+            finished.append((index, end.value))
+        else:
+            wave.append((index, dialogue, self._query(request)))
+
+    def _given(self, row: Row, *, cached: bool) -> Answer:
+        """Note an answer that is given to a dialogue."""
+        self._used.add(row.key)
+        return answer(row, cached=cached)
+
+    # --- online ---
+
+    async def _online(
+        self, dialogues: Callable[[], Iterable[Dialogue[T]]], done: Callable[[int, T], None]
+    ) -> None:
+        """A feeder looks windows of dialogues up in the cache; workers ask for what is missing.
+
+        More conversations are open than requests may be in flight: some wait for the cache.
+        """
+        places = max(128, 2 * self.endpoint.max_in_flight)
+        waiting: asyncio.Queue[Open[T]] = asyncio.Queue(places)
+        numbered = enumerate(dialogues())
+
+        async def feed() -> None:
+            while window := list(islice(numbered, WINDOW)):
+                finished, missing = await asyncio.to_thread(self._through_cache, window)
+                for index, result in finished:
+                    done(index, result)
+                if missing:
+                    await self._connect()
+                for item in missing:
+                    await waiting.put(item)
+            for _ in range(places):
+                await waiting.put(None)  # type: ignore[arg-type]  # the end, for each worker
+
+        async def work() -> None:
+            while item := await waiting.get():
+                await self._converse(*item, done)
+
+        await self._together([feed(), *(work() for _ in range(places))])
+
+    async def _converse(
+        self, index: int, dialogue: Dialogue[T], wanted: Query, done: Callable[[int, T], None]
+    ) -> None:
+        """Bring one dialogue to its end."""
+        while True:
+            row, cached = await self._find_or_ask(wanted)
+            try:
+                request = dialogue.send(self._given(row, cached=cached))
+            except StopIteration as end:
+                return done(index, end.value)
+            wanted = self._query(request)
+
+    async def _together(self, work: Sequence[Any]) -> None:
+        """Run all to their ends; on the first error let what was sent come back, then end the others."""
+        tasks = [asyncio.create_task(one) for one in work]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in ended:
                 task.result()
         except BaseException:
-            await self._stop(workers)
-            for _, coroutine in work:
-                coroutine.close()
+            await self._stop(tasks)
             raise
-        return [results[index] for index in sorted(results)]
 
-    async def _stop(self, workers: list[asyncio.Task[None]]) -> None:
+    async def _stop(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
         """Send nothing more, let what is in flight finish, then cancel."""
         self._failure = self._failure or EndpointError("stopped")
-        tasks: list[asyncio.Task[Any]] = list(self._in_progress.values())
-        if count := self._gate.in_flight:
+        sending = set(self._sending)
+        for task in tasks:
+            if task not in sending:
+                task.cancel()
+        if sending:
+            count = len(sending)
             print(f"{self.title}: waiting for {count} requests in flight; Ctrl-C drops them", file=sys.stderr)
         with suppress(asyncio.CancelledError):
-            if tasks:
-                await asyncio.wait(tasks, timeout=GRACE_SECONDS)
-        for task in [*workers, *tasks]:
+            if sending:
+                await asyncio.wait(sending, timeout=GRACE_SECONDS)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*workers, *tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _find_or_ask(self, key: str, text: str, sent: dict[str, Any]) -> Answer:
-        if key in self._cache:
-            found = self._cache.find_many([key])
-            if key in found:
-                return _answer(found[key], cached=True)
-        bought = await self._ask(key, text, sent)
-        row = await asyncio.wrap_future(self._cache.store(bought))
-        return _answer(row, cached=False)
+    async def _connect(self) -> None:
+        """Make the client, and start the embedded teacher where that is the one to ask."""
+        if self._client is not None:
+            return
+        enter = self._open.enter_context
+        base_url = await asyncio.to_thread(enter, serving(self.teacher, self.endpoint, self._folder))
+        local = httpx2.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
+        self._address = str(httpx2.URL(base_url).copy_with(userinfo=b""))
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=self._secret or "none",
+            max_retries=0,
+            timeout=self.endpoint.timeout,
+            http_client=openai.DefaultAioHttpClient(trust_env=not local),
+        )
+        used = await asyncio.to_thread(self._cache.usage_since, self._address, time.time() - DAY)
+        self._gate = Gate(self.endpoint, used)
+        self._batches = Batches()
 
-    async def _ask(self, key: str, text: str, sent: dict[str, Any]) -> Row:
-        """Ask until there is an answer, or until it is clear that there will be none."""
-        path = "/chat/completions" if "messages" in sent else "/completions"
-        reserved = len(text) / 4 + sent["max_tokens"]
+    async def _find_or_ask(self, wanted: Query) -> tuple[Row, bool]:
+        """The row of a query, and whether it was there before."""
+        if (asked := self._in_progress.get(wanted.key)) is not None:
+            return await asyncio.shield(asked), False
+        if wanted.key in self._cache and (found := await self._looked_up(wanted.key)):
+            return found, True
+        mine = self._in_progress[wanted.key] = asyncio.get_running_loop().create_future()
+        try:
+            row = await self._ask(wanted)
+            mine.set_result(row)
+            return row, False
+        except BaseException as error:
+            mine.set_exception(error)
+            mine.exception()  # others may wait for it, or nobody
+            raise
+        finally:
+            del self._in_progress[wanted.key]
+
+    async def _looked_up(self, key: str) -> Row | None:
+        return (await asyncio.to_thread(self._cache.find_many, [key])).get(key)
+
+    async def _ask(self, wanted: Query) -> Row:
+        """Ask until there is an answer, or until it is clear that there will be none; commit it."""
         tries = 0
         while True:
-            await self._gate.enter(reserved)
-            answered, spent = self.counts["asked"], 0.0
-            started = time.monotonic()
+            asked = self.counts["asked"]
+            headers: Mapping[str, str] = {}
+            wait, congested = None, False
             try:
-                if self._failure:
-                    raise self._failure
-                response = await self._client.post(path, cast_to=httpx2.Response, body=sent)
-                self._reached = True
-                row = self._row(key, text, response, time.monotonic() - started, tries + 1)
-                spent = row.prompt_tokens + row.completion_tokens
-                self._gate.succeeded()
-                self._count(row)
-                return row
+                return await self._attempt(wanted, tries + 1)
             except openai.APIStatusError as error:
-                self._reached = True
-                if _too_long(error):
-                    return Row(key, text, "", TOO_LONG, 0, 0)
+                if _is_too_long(error):
+                    return await self._stored(too_long(wanted))
                 self._raise_if_final(error)
-                failure, wait = self._describe(error), retry_after(error.response.headers)
-                congested = error.status_code in CONGESTION
+                failure, headers = self._describe(error), error.response.headers
+                wait, congested = retry_after(headers), error.status_code in CONGESTION
             except openai.APIConnectionError as error:
-                failure, wait, congested = self._describe(error), None, False
-            finally:
-                self._gate.leave(reserved, spent)
+                failure = self._describe(error)
             self.counts["retries"] += 1
             # congestion counts as a failed try only where nobody else got through meanwhile
-            tries += not congested or self.counts["asked"] == answered
+            tries += not congested or self.counts["asked"] == asked
             self._raise_if_hopeless(failure, tries)
-            delay = backoff(tries) if wait is None else wait
-            await asyncio.sleep(self._gate.congested(delay) if congested else delay)
+            delay = backoff(max(tries, 1)) if wait is None else wait
+            await asyncio.sleep(self._gate.congested(delay, headers) if congested else delay)
 
-    def _is_local(self) -> bool:
-        """Whether the endpoint is this machine: no proxy stands between."""
-        return httpx2.URL(self.base_url).host in ("127.0.0.1", "localhost", "::1")
+    async def _attempt(self, wanted: Query, number: int) -> Row:
+        """Send a query once, when the limits allow; return its committed row."""
+        if self._failure:
+            raise self._failure
+        tokens = self.ledger.prompt_tokens(len(wanted.text)) + wanted.body["max_tokens"]
+        await self._gate.enter(tokens)
+        task = asyncio.current_task()
+        assert task is not None
+        self._sending.add(task)
+        spent = 0.0
+        try:
+            try:
+                row = await self._posted(wanted, number)
+                spent = row.prompt_tokens + row.completion_tokens
+            finally:
+                self._gate.leave(tokens, spent)
+            return await self._stored(row)
+        finally:
+            self._sending.discard(task)
 
-    def _count(self, row: Row) -> None:
+    async def _posted(self, wanted: Query, number: int) -> Row:
+        """Send a query within the budget; return its row, not yet stored."""
+        assert self._client is not None
+        if self._failure:
+            raise self._failure
+        size = len(wanted.text)
+        money = self.ledger.reserve(size, wanted.body["max_tokens"])
+        self._cache.intend(wanted.key)
+        started = time.monotonic()
+        try:
+            response = await self._client.post(wanted.path, cast_to=httpx2.Response, body=wanted.body)
+        except openai.APIError as error:
+            self._cache.withdraw(wanted.key)
+            self._reached |= isinstance(error, openai.APIStatusError)
+            billed = _may_be_billed(error)
+            self.counts["maybe_billed"] += billed
+            self.ledger.release(money, billed=billed)
+            raise
+        self._reached = True
+        row = self._row(wanted, response, time.monotonic() - started, number)
+        cost = self.ledger.settle(money, size, row.prompt_tokens, row.completion_tokens)
+        self._gate.succeeded(response.headers)
+        return row if cost is None else replace(row, cost=cost)
+
+    async def _stored(self, row: Row) -> Row:
+        return await asyncio.wrap_future(self._cache.store(row))
+
+    def _row(self, wanted: Query, response: httpx2.Response, seconds: float, number: int) -> Row:
+        """The row of a response. Raises EndpointError where it is not an OpenAI-style completion."""
+        provenance = {"endpoint": self._address, "seconds": round(seconds, 4), "attempts": number}
+        try:
+            row = answered(wanted, response.content, response.headers, **provenance)
+        except ValueError:
+            excerpt = redacted(response.text[:200], self._secret)
+            raise self._fail(f"not an OpenAI-style answer: {excerpt}", "base_url should end in /v1") from None
         self.counts["asked"] += 1
         self.counts["prompt_tokens"] += row.prompt_tokens
         self.counts["completion_tokens"] += row.completion_tokens
+        return row
 
-    def _row(self, key: str, text: str, response: httpx2.Response, seconds: float, attempts: int) -> Row:
-        """The cache row of a response. Raises EndpointError where it is not an OpenAI-style completion."""
-        try:
-            document = orjson.loads(response.content)
-            choice = document["choices"][0]
-            content = choice["message"].pop("content") if "message" in choice else choice.pop("text")
-            usage = document.get("usage") or {}
-            return Row(
-                key=key,
-                request=text,
-                text=content or "",
-                finish_reason=choice.get("finish_reason") or "unknown",
-                prompt_tokens=usage.get("prompt_tokens", 0),
-                completion_tokens=usage.get("completion_tokens", 0),
-                served_model=document.get("model"),
-                fingerprint=document.get("system_fingerprint"),
-                request_id=response.headers.get("x-request-id"),
-                response_id=document.get("id"),
-                endpoint=str(httpx2.URL(self.base_url).copy_with(userinfo=b"")),
-                seconds=round(seconds, 4),
-                attempts=attempts,
-                time=round(time.time(), 3),
-                response=canonical_json(document).decode(),
-            )
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
-            excerpt = self._redacted(response.text[:200])
-            raise self._fail(f"not an OpenAI-style answer: {excerpt}", "base_url should end in /v1") from None
+    # --- in batches ---
+
+    async def _batched(
+        self, dialogues: Callable[[], Iterable[Dialogue[T]]], done: Callable[[int, T], None]
+    ) -> None:
+        """Wave by wave: what the cache cannot answer is bought in batches, until it can answer all."""
+        ended: set[int] = set()
+        while True:
+            missing = False
+            places = ((i, d) for i, d in enumerate(dialogues()) if i not in ended)
+            while window := list(islice(places, WINDOW)):
+                finished, waiting = await asyncio.to_thread(self._through_cache, window)
+                for index, result in finished:
+                    ended.add(index)
+                    done(index, result)
+                if waiting:
+                    missing = True
+                    await self._connect()
+                    await self._batches.want([wanted for _, _, wanted in waiting])
+            if not missing:
+                return
+            await self._batches.collect()
+
+    # --- failures ---
 
     def _raise_if_final(self, error: openai.APIStatusError) -> None:
         """Raise EndpointError for what a retry will not mend."""
         status, code = error.status_code, error.code
-        variable, model = self.teacher.api_key_env, self.teacher.model
+        variable, model = self.endpoint.api_key_env, self.teacher.model
         wait = retry_after(error.response.headers)
         hints = {
             401: f"put a valid key into the environment variable {variable}",
@@ -338,9 +441,8 @@ class Asker:
             402: "the account has no credit",
         }
         if code == "insufficient_quota" or (wait is not None and wait > LONGEST_WAIT):
-            raise self._fail(
-                self._describe(error), "the quota is used up; what is answered is kept, go on later"
-            )
+            hint = "the quota is used up; what is answered is kept, go on later"
+            raise self._fail(self._describe(error), hint)
         if status in hints:
             raise self._fail(self._describe(error), hints[status])
         if status < 500 and status not in (408, 409, 425, 429):
@@ -350,16 +452,15 @@ class Asker:
     def _raise_if_hopeless(self, failure: str, tries: int) -> None:
         """Raise EndpointError when there were enough tries."""
         if not self._reached and tries >= UNREACHABLE_TRIES:
-            raise self._fail(
-                f"cannot be reached ({failure})", "is the server up, and common.teacher.base_url right?"
-            )
-        if tries >= self.teacher.max_attempts:
+            hint = "is the server up, and endpoint.base_url right?"
+            raise self._fail(f"cannot be reached ({failure})", hint)
+        if tries >= self.endpoint.max_attempts:
             hint = "everything answered is kept: run again to go on"
             raise self._fail(f"no answer in {tries} tries ({failure})", hint)
 
     def _fail(self, what: str, hint: str) -> StillroomError:
         """The error that stops the run; the first one counts."""
-        where = f"{httpx2.URL(self.base_url).copy_with(userinfo=b'')} (model {self.teacher.model})"
+        where = f"{self._address} (model {self.teacher.model})"
         self._failure = self._failure or EndpointError(what, where=where, hint=hint)
         return self._failure
 
@@ -371,23 +472,27 @@ class Asker:
             words = f"{error.status_code}: {detail or error.response.reason_phrase or words}"
         elif error.__cause__ is not None:
             words = str(error.__cause__)
-        return self._redacted(" ".join(words.split())[:300])
-
-    def _redacted(self, text: str) -> str:
-        return text.replace(self._secret, "***") if self._secret else text
+        return redacted(" ".join(words.split())[:300], self._secret)
 
 
 def ask_all(requests: Sequence[Request], asker: Asker) -> list[Answer]:
     """Answers of independent requests, in their order."""
-    coroutines = (asker.answer(request) for request in requests)
-    return asker.run(coroutines, total=len(requests), unit="requests")
+
+    def asking(request: Request) -> Dialogue[Answer]:
+        return (yield request)
+
+    answers: dict[int, Answer] = {}
+    asker.run(lambda: map(asking, requests), answers.__setitem__, total=len(requests), unit="requests")
+    return [answers[index] for index in range(len(requests))]
 
 
-def _answer(row: Row, *, cached: bool) -> Answer:
-    return Answer(row.key, row.text, row.finish_reason, row.prompt_tokens, row.completion_tokens, cached)
+def _may_be_billed(error: openai.APIError) -> bool:
+    """Whether a request without an answer (timed out, reset) may have reached the model."""
+    never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+    return isinstance(error, openai.APIConnectionError) and not isinstance(error.__cause__, never_sent)
 
 
-def _too_long(error: openai.APIStatusError) -> bool:
+def _is_too_long(error: openai.APIStatusError) -> bool:
     """Whether the prompt does not fit: OpenAI's code, or the words of vLLM and others."""
     return error.status_code in (400, 413, 422) and (
         error.code == "context_length_exceeded" or "context length" in error.message.lower()

@@ -1,6 +1,6 @@
 """The embedded teacher: a server of models/teacher that lives as long as a stage asks it.
 
-    with serving(params.teacher, Path("models/teacher")) as base_url:
+    with serving(params.teacher, params.endpoint, Path("models/teacher")) as base_url:
         ...  # POST {base_url}/chat/completions
 
 The server is a process of its own. It ends with the block, however the block is left, and it ends by itself
@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from stillroom.errors import EndpointError, ModelError
-from stillroom.params import Teacher
+from stillroom.errors import EndpointError, ModelError, ParamsError
+from stillroom.params import Endpoint, Teacher
 from stillroom.teacher import server
 
 SMALL = 64 << 20
@@ -30,14 +30,21 @@ LOG_LINES = 12
 
 
 @contextmanager
-def serving(teacher: Teacher, folder: Path) -> Iterator[str]:
+def serving(teacher: Teacher, endpoint: Endpoint, folder: Path) -> Iterator[str]:
     """Yield the teacher's base URL; for the embedded one, start its server and stop it at the end.
 
-    Raises ModelError where `folder` holds no model, EndpointError where the server does not start or, when
-    the block ends with an error of the endpoint, has died.
+    Raises ParamsError where model and address contradict each other, ModelError where `folder` holds no
+    model, EndpointError where the server does not start or, when the block ends with an error of the
+    endpoint, has died.
     """
-    if teacher.base_url is not None:
-        yield teacher.base_url
+    if (teacher.model == "embedded") != (endpoint.base_url is None):
+        raise ParamsError(
+            f"the teacher is {teacher.model!r}, but endpoint.base_url is {endpoint.base_url!r}",
+            where="params.yaml: common.teacher.model",
+            hint="only the embedded teacher has no address",
+        )
+    if endpoint.base_url is not None:
+        yield endpoint.base_url
         return
     check(folder)
     with tempfile.TemporaryFile() as log:
@@ -68,9 +75,9 @@ def check(folder: Path) -> None:
     """Raise ModelError where there is no model to serve."""
     if not (folder / "config.json").is_file():
         raise ModelError(
-            "holds no model, but common.teacher has no base_url",
+            "holds no model, but the teacher is the embedded one",
             where=str(folder),
-            hint="set models.teacher to a model, or common.teacher.base_url to an endpoint",
+            hint="set models.teacher to a model, or common.teacher.model and endpoint.base_url",
         )
 
 

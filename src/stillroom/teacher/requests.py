@@ -1,0 +1,156 @@
+"""What a teacher is asked, what it answered, and the key under which an answer is kept.
+
+Request ──▶ Query (canonical JSON, its SHA-256) ──▶ HTTP response ──▶ cache Row ──▶ Answer
+
+The key is the hash of everything that the teacher sees (its id, messages or prompt, sampling, stop, seed) and
+of the sample's index: never of the endpoint's address or the API key. A stage describes what it wants to know
+as a dialogue, a generator that yields requests, is sent their answers and returns its result:
+
+    def two_turns() -> Dialogue[str]:
+        first = yield Request((Message("user", "Name a river."),), sampling)
+        second = yield Request((Message("user", f"Where is {first.text}?"),), sampling)
+        return second.text
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import orjson
+
+from stillroom.artifacts import canonical_json, sha256
+from stillroom.chat_format import ChatFormat
+from stillroom.params import Sampling, Teacher
+from stillroom.records import Message
+from stillroom.teacher.cache import Row
+
+KEY_VERSION = 1
+"""of the canonical request; a new version asks everything anew"""
+TOO_LONG = "context_length"
+"""finish reason of a prompt that does not fit into the teacher's context: not billed, not answered"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One turn to answer; `sample` tells several answers to the same messages apart."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is in the cache; `cached` says that it was there before it was wanted."""
+
+    key: str
+    text: str
+    finish_reason: str
+    """stop, length, content_filter, … as the endpoint says; or `context_length`"""
+    prompt_tokens: int
+    completion_tokens: int
+    cached: bool
+
+
+Dialogue: TypeAlias = Generator[Request, Answer, T]
+"""yields requests, is sent their answers, returns what came of them"""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A request as it is sent, and as it is kept."""
+
+    key: str
+    """SHA-256 of `text`, in hex"""
+    text: str
+    """canonical JSON: key version, teacher, sample, body"""
+    body: dict[str, Any]
+    """the JSON that is sent"""
+
+    @property
+    def path(self) -> str:
+        """Where it is sent to, below the base URL."""
+        return "/chat/completions" if "messages" in self.body else "/completions"
+
+
+def identity(teacher: Teacher, folder: Path) -> str:
+    """Which teacher this is, for the key: its id or model name; of the embedded one, its folder's content."""
+    if teacher.id or teacher.model != "embedded":
+        return teacher.id or teacher.model
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    content = {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+    return f"embedded:{sha256(canonical_json(content))}"
+
+
+def query(request: Request, teacher: Teacher, known_as: str, chat: ChatFormat, seed: int) -> Query:
+    """What is sent for a request, and its key. `known_as`: see `identity`."""
+    sent = body(request, teacher, chat, seed)
+    value = {"version": KEY_VERSION, "teacher": known_as, "sample": request.sample, "body": sent}
+    text = canonical_json(value)
+    return Query(sha256(text), text.decode(), sent)
+
+
+def body(request: Request, teacher: Teacher, chat: ChatFormat, seed: int) -> dict[str, Any]:
+    """The JSON that is sent. Settings that are null are left out: absent is not null."""
+    sampling = request.sampling
+    optional = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
+    sent: dict[str, Any] = {
+        "model": teacher.model,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        **{name: value for name, value in optional.items() if value is not None},
+        "seed": seed + request.sample,
+    }
+    stop = list(sampling.stop)
+    if teacher.api == "chat":
+        sent["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
+    else:
+        sent["prompt"] = chat.text(request.messages, prompt=True)
+        stop = list(dict.fromkeys([*stop, *chat.stops]))
+    return {**sent, "stop": stop} if stop else sent
+
+
+def answered(query: Query, response: bytes, headers: Mapping[str, str], **provenance: Any) -> Row:
+    """The cache row of a completion; `provenance` holds endpoint, seconds, attempts.
+
+    Raises ValueError where the response is not an OpenAI-style completion.
+    """
+    try:
+        document = orjson.loads(response)
+        choice = document["choices"][0]
+        content = choice["message"].pop("content") if "message" in choice else choice.pop("text")
+        usage = document.get("usage") or {}
+        return Row(
+            key=query.key,
+            request=query.text,
+            text=content or "",
+            finish_reason=choice.get("finish_reason") or "unknown",
+            prompt_tokens=usage.get("prompt_tokens") or 0,
+            completion_tokens=usage.get("completion_tokens") or 0,
+            served_model=document.get("model"),
+            fingerprint=document.get("system_fingerprint"),
+            request_id=headers.get("x-request-id"),
+            response_id=document.get("id"),
+            time=round(time.time(), 3),
+            response=orjson.dumps(document).decode(),
+            **provenance,
+        )
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an OpenAI-style answer ({error!r})") from None
+
+
+def too_long(query: Query) -> Row:
+    """The row of a prompt that does not fit the teacher's context."""
+    return Row(query.key, query.text, "", TOO_LONG, 0, 0)
+
+
+def answer(row: Row, *, cached: bool) -> Answer:
+    """What a stage is told of a row."""
+    return Answer(row.key, row.text, row.finish_reason, row.prompt_tokens, row.completion_tokens, cached)
