@@ -75,6 +75,7 @@ def test_one_name_for_module_stage_rule_block_and_command(own):
     import typer.main
 
     from stillroom.cli import app
+    from stillroom.params import SHARED_BLOCKS
     from stillroom.stages import STAGES
 
     stages = set(STAGES)
