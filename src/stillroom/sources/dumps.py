@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-import pyarrow as pa
 
 from stillroom.errors import InputError
 
@@ -106,7 +105,11 @@ def parsed(raw: Raw) -> Record | Broken:
 def _plain(file: io.BufferedReader, path: Path) -> io.BufferedReader:
     """The file's content, decompressed where its name says so."""
     kind = COMPRESSED.get(path.suffix)
-    return io.BufferedReader(pa.input_stream(file, compression=kind), CHUNK) if kind else file
+    if kind is None:
+        return file
+    import pyarrow  # 40 MB that most workers of extract do without
+
+    return io.BufferedReader(pyarrow.input_stream(file, compression=kind), CHUNK)
 
 
 def _lines(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
@@ -164,5 +167,5 @@ def _parquet(path: Path) -> Iterator[Raw]:
             rows = (row for batch in file.iter_batches(1000) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
                 yield Raw(number, 0, orjson.dumps(row, default=str))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(f"not a Parquet file ({error})", where=str(path)) from None

@@ -71,7 +71,7 @@ BATCH = 1 << 19
 """bytes of raw records that a worker gets at a time"""
 SMALL = 8 << 20
 """bytes of input that one process cleans sooner than others would start"""
-MOST_PROCESSES = 8
+MOST_PROCESSES = 4
 """splitting the files keeps no more of them busy"""
 
 
