@@ -28,7 +28,7 @@ def test_a_code_block_of_the_web_page_becomes_a_fence_with_its_language():
 
 
 def structure(page):
-    """Tags and words of a page, without the paragraphs; code with its white space, blank lines at its ends apart."""
+    """Tags and words of a page, without the paragraphs; of code also the white space inside."""
     parts = []
     for element in BeautifulSoup(page, "html.parser").descendants:
         if element.name:
@@ -79,6 +79,23 @@ def test_real_answers_survive_the_way_to_html_and_back():
     lost = [p for p in pages if structure(RENDERER.render(html_to_markdown(p))) != structure(p)]
     assert len(pages) > 100
     assert lost == []
+
+
+@pytest.mark.parametrize(
+    ("page", "want"),
+    [
+        (
+            "<pre>a <b>plain</b></pre><p>x</p><pre><code>y</code></pre>",
+            "```\na plain\n```\n\nx\n\n```\ny\n```",
+        ),
+        ('<pre class="language-js"><code>y</code></pre>', "```js\ny\n```"),
+        ('<pre><code class="lang-c">y</code></pre><p>x</p>', "```c\ny\n```\n\nx"),
+        ("<p>a</p><script>no()</script><style>p{}</style><p>b</p>", "a\n\nb"),
+        ("<pre><code>a</code>", "```\na\n```"),
+    ],
+)
+def test_blocks_beside_each_other_are_not_mixed_up(page, want):
+    assert html_to_markdown(page + "<br>") == want
 
 
 def test_blank_lines_of_a_code_block_survive():

@@ -1,4 +1,8 @@
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stillroom.cleaning.turns import alternating, cut_at_empty, without_answers, without_last_question
 from stillroom.records import Message
@@ -60,3 +64,17 @@ def test_the_place_is_named():
 def test_endings():
     assert shape(without_last_question(turns("u a u a u"))) == "u a u a"
     assert shape(without_answers(turns("s u a u a"))) == "s u u"
+
+
+@given(st.booleans(), st.integers(1, 6), st.booleans())
+def test_what_alternates_already_is_unchanged(system, pairs, open_end):
+    conversation = turns(("s " if system else "") + "u a " * pairs + ("u" if open_end else ""))
+    assert alternating(conversation) == conversation
+    assert cut_at_empty(conversation) == conversation
+
+
+@given(st.text("sua", max_size=9).map(" ".join))
+def test_what_comes_out_alternates_or_is_a_complaint(order):
+    result = alternating(turns(order))
+    if not isinstance(result, str):
+        assert re.fullmatch(r"s?(u*|(ua)+u?)", shape(result).replace(" ", ""))

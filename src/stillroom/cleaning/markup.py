@@ -26,8 +26,8 @@ FRAGMENT = re.compile(
 """text that is a piece of HTML from its first character to its last"""
 ENTITY = re.compile(r"&(?:lt|gt|amp|quot|#39|nbsp);")
 BARE = re.compile(r"[<>]|&(?!\w+;|#\d+;)")
-CODE_BLOCK = re.compile(r"<pre\b[^>]*>.*?(<code\b.*?</code>).*?</pre>", re.DOTALL | re.IGNORECASE)
-"""with the bar above the code, which names the language and holds the button"""
+CODE_BLOCK = re.compile(r"(<pre\b[^>]*>)(.*?)</pre>", re.DOTALL | re.IGNORECASE)
+CODE = re.compile(r"<code\b.*</code>", re.DOTALL | re.IGNORECASE)
 ONE_PARAGRAPH = re.compile(
     r"(<li\b[^>]*>)\s*<p>([^<]*+(?:<(?!/?p>)[^<]*+)*+)</p>(?=\s*(?:</li>|<[uo]l))", re.IGNORECASE
 )
@@ -91,8 +91,14 @@ def _is_page(match: re.Match[str]) -> bool:
 def _markdown(text: str) -> str:
     from html_to_markdown import convert
 
-    text = CODE_BLOCK.sub(r"<pre>\1</pre>", text)
+    text = CODE_BLOCK.sub(_code_alone, text)
     return (convert(ONE_PARAGRAPH.sub(r"\1\2", text), _options()).content or "").strip()
+
+
+def _code_alone(block: re.Match[str]) -> str:
+    """A code block without the bar above the code, which names the language and holds the button."""
+    code = CODE.search(block[2])
+    return f"{block[1]}{code[0]}</pre>" if code else block[0]
 
 
 @functools.cache
