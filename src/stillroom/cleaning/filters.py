@@ -23,11 +23,14 @@ FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 TWO_LETTERS = re.compile(r"[^\W\d_][\W\d_]*[^\W\d_]")
 ENGLISH = """
 the and of that what how with you this are it have which please would should write from when your there
-they their were been not if then into about but she his my
+they their were been not if then into about but she his my to is be or for by at we our can could does
+who why these those them than because between each such other some any only more make give explain help
+just out up its create use also
 """
 ENGLISH_WORDS = frozenset(ENGLISH.split())
 """frequent in English and hardly words of another language: of such a text the detector need not be asked"""
 LEAST_WORDS, LEAST_WORD_SHARE = 3, 0.2
+FOREIGN_LETTER = re.compile(r"[^\W\d_a-zA-Z]")
 TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL)
 """of a regular expression: an escape, a class, a count, or one character"""
 SHORTEST_REQUIRED = 4
@@ -89,10 +92,13 @@ def prose(messages: Sequence[Message]) -> str:
 
 
 def surely_english(text: str) -> bool:
-    """Whether so many words are frequent ones of English that the detector would say so too."""
-    words = text.lower().split()
-    frequent = sum(map(ENGLISH_WORDS.__contains__, words))
-    return frequent >= max(LEAST_WORDS, LEAST_WORD_SHARE * len(words))
+    """Whether both halves have so many of English's frequent words that the detector would agree."""
+    if not text.isascii() and FOREIGN_LETTER.search(text):
+        return False
+    frequent = [word in ENGLISH_WORDS for word in text.lower().split()]
+    middle = len(frequent) // 2
+    halves = frequent[:middle], frequent[middle:]
+    return sum(frequent) >= LEAST_WORDS and all(sum(h) >= LEAST_WORD_SHARE * len(h) for h in halves)
 
 
 def length(
