@@ -162,6 +162,18 @@ def test_a_conversation_without_any_answer_is_dropped_where_answers_are_kept(pat
 QUESTION = "Please tell me in a few words why the sky is blue at noon and red in the evening{}"
 
 
+def test_addresses_and_secrets_are_redacted_only_where_the_step_is_listed(paths):
+    said = "Mail ann@firm.org the key AKIAIOSFODNN7EXAMPLE"
+    write(paths, [row("a", said, said)])
+    assert extracted(paths, keep="all")[0] == {"a": [said, said]}
+    kept, _, metrics = extracted(paths, keep="all", steps=["redact"])
+    assert kept == {"a": ["Mail [email] the key [secret]"] * 2}
+    assert metrics["changed"] == {"redact": 1}
+    assert extracted(paths, steps=["redact"], redact_emails=False)[0]["a"][0].startswith(
+        "Mail ann@firm.org the key ["
+    )
+
+
 def test_near_duplicates_go_and_the_settings_say_what_they_are(paths):
     write(paths, [row("a", QUESTION.format("?"), "x"), row("b", QUESTION.format(", Sir?"), "x")])
     kept, dropped, metrics = extracted(paths)

@@ -62,6 +62,7 @@ rule extract:
         "logs/extract.log",
     benchmark:
         "logs/bench/extract.tsv"
+    threads: 4
     params:
         stage=stage("extract"),
         why=why("extract"),

@@ -29,8 +29,8 @@ RECALL = 0.99
 """probability that a pair exactly at the threshold becomes a candidate; above it the rest soon does too"""
 SEED = 42
 """of the MinHash permutations; it moves only which pairs below RECALL are missed"""
-REMEMBERED = 1024
-"""candidates whose shingles stay in memory"""
+REMEMBERED = 64
+"""candidates whose shingles stay in memory: up to 2 MB each of the longest conversations"""
 UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """scripts without spaces between words: each character counts as a word"""
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
