@@ -1,19 +1,263 @@
-"""The batch API as a backend: queries ──▶ /v1/batches ──▶ response cache."""
+"""The batch API as a backend: slower, cheaper, behind the same cache.
+
+queries ──▶ JSON Lines file ──▶ /v1/batches ──▶ output and error files ──▶ response cache
+
+    await batches.want(queries)     # what the cache misses
+    await batches.collect()         # submits the rest, waits, stores every answer
+
+A batch is on record in the cache's file before anybody waits for it, so that a run after a kill collects what
+the one before had bought; its keys are not bought again meanwhile, by whichever run. What a batch did not
+answer is still missing, and so is wanted again in the next wave.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from stillroom.errors import ParamsError
-from stillroom.teacher.requests import Query
+import openai
+import orjson
+from filelock import AsyncFileLock
+
+from stillroom.errors import BudgetError, EndpointError
+from stillroom.params import Endpoint
+from stillroom.teacher.cache import Cache, Row
+from stillroom.teacher.prices import Ledger
+from stillroom.teacher.requests import Query, answered, says_too_long, too_long
+
+ENDED = ("completed", "failed", "expired", "cancelled")
+UPLOADED = "file:"
+"""prefix of a record of a file whose batch is about to be created"""
+RETRIES = 6
+"""of uploads, downloads and looks at a batch; none of them is billed"""
+RETRIED = (408, 409, 425, 429)
+"""statuses below 500 of a single request that another try may mend"""
+
+T = TypeVar("T")
 
 
 class Batches:
-    """Buys queries in batches."""
+    """Buys queries in batches on behalf of one run.
+
+    counts: asked, prompt_tokens and completion_tokens are added to it.  say: shows a short note of progress.
+    describe: an error of the SDK in one line, without the key.
+    Raises EndpointError where the endpoint refuses, BudgetError before a batch that could exceed the budget.
+    """
+
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        address: str,
+        endpoint: Endpoint,
+        cache: Cache,
+        ledger: Ledger,
+        counts: Counter[str],
+        say: Callable[[str], None],
+        describe: Callable[[openai.APIError], str],
+    ) -> None:
+        self._client, self._address = client.with_options(max_retries=RETRIES), address
+        self._settings, self._most_tries = endpoint.batch, endpoint.max_attempts
+        self._cache, self._ledger, self._counts = cache, ledger, counts
+        self._say, self._describe = say, describe
+        self._waiting: dict[str, Query] = {}
+        self._reserved: dict[str, float] = {}
+        self._tries: Counter[str] = Counter()
+        self._lock = AsyncFileLock(f"{cache.path}.batches")
 
     async def want(self, queries: Sequence[Query]) -> None:
-        """Take queries in."""
-        raise ParamsError("not there yet", where="params.yaml: endpoint.backend", hint="use online")
+        """Take queries in; where they fill a batch, it is submitted."""
+        for query in queries:
+            self._waiting[query.key] = query
+        while len(self._waiting) > self._settings.max_requests:
+            await self._submit()
 
     async def collect(self) -> None:
-        """Wait for everything wanted."""
+        """Submit what is left, and wait until every open batch has ended and its answers are stored."""
+        while self._waiting:
+            await self._submit()
+        try:
+            while batches := await self._open():
+                for batch in batches:
+                    await self._look(batch)
+                await asyncio.sleep(self._settings.poll_seconds if await self._open() else 0)
+        except asyncio.CancelledError:
+            print("open batches go on at the endpoint: the next run collects them", file=sys.stderr)
+            raise
+
+    # --- submitting ---
+
+    async def _submit(self) -> None:
+        """Create one batch of what is wanted and not yet on its way, alone among this machine's runs."""
+        async with self._lock:
+            await self._adopt()
+            for batch in await self._open():
+                for key, _ in await self._requests(batch):
+                    self._waiting.pop(key, None)
+            if chosen := self._next():
+                await self._create(chosen)
+
+    def _next(self) -> list[Query]:
+        """Take the queries of the next batch: one path, within the limits of number and size."""
+        chosen: list[Query] = []
+        size = 0
+        for query in list(self._waiting.values()):
+            size += len(_line(query))
+            full = len(chosen) == self._settings.max_requests or size > self._settings.max_bytes
+            if chosen and (full or query.path != chosen[0].path):
+                break
+            chosen.append(self._waiting.pop(query.key))
+        return chosen
+
+    async def _create(self, queries: Sequence[Query]) -> None:
+        """Upload, note the upload, create the batch, note the batch: a kill in between is made good later."""
+        money = self._reserve(queries)
+        content = b"".join(map(_line, queries))
+        name = ("stillroom.jsonl", content, "application/jsonl")
+        file = await self._asked(self._client.files.create(file=name, purpose="batch"))
+        requests = [(query.key, query.text) for query in queries]
+        await self._record(UPLOADED + file.id, requests)
+        creation = self._client.batches.create(
+            input_file_id=file.id,
+            endpoint=f"/v1{queries[0].path}",  # type: ignore[arg-type]  # one of the SDK's literals
+            completion_window=self._settings.window,  # type: ignore[arg-type]  # vendors have others
+        )
+        batch = await self._asked(creation)
+        await self._record(batch.id, requests)
+        await self._close(UPLOADED + file.id, "created")
+        self._reserved[batch.id] = money
+        self._say(f"batch {batch.id}: {len(queries):,} requests")
+
+    async def _adopt(self) -> None:
+        """Find out which batches exist of those whose creation a kill cut short: they are open like others."""
+        uploads = {batch.removeprefix(UPLOADED): batch for batch in await self._all() if _is_upload(batch)}
+        if not uploads:
+            return
+        async for found in self._client.batches.list(limit=100):
+            if record := uploads.pop(found.input_file_id, None):
+                await self._record(found.id, await self._requests(record))
+                await self._close(record, "created")
+        for record in uploads.values():
+            await self._close(record, "never created")
+
+    def _reserve(self, queries: Sequence[Query]) -> float:
+        """Set money aside for a whole batch. Raises BudgetError where the cap would not hold."""
+        money = 0.0
+        try:
+            for query in queries:
+                money += self._ledger.reserve(len(query.text), query.body["max_tokens"])
+        except BudgetError:
+            self._ledger.release(money, billed=False)
+            raise
+        return money
+
+    # --- collecting ---
+
+    async def _look(self, batch: str) -> None:
+        """See how far a batch is; store what an ended one brought."""
+        state = await self._asked(self._client.batches.retrieve(batch))
+        if counts := state.request_counts:
+            done = counts.completed + counts.failed
+            self._say(f"batch {batch}: {state.status}, {done:,}/{counts.total:,}")
+        if state.status not in ENDED:
+            return
+        missing = dict(await self._requests(batch))
+        failures: list[str] = []
+        for file in (state.output_file_id, state.error_file_id):
+            if file:
+                content = await self._asked(self._client.files.content(file))
+                await self._take(content.content, missing, failures)
+        self._ledger.release(self._reserved.pop(batch, 0.0), billed=False)
+        await self._close(batch, state.status)
+        if state.status == "failed" and not failures:
+            failures = [error.message or "" for error in (state.errors.data if state.errors else None) or ()]
+            raise self._error(f"batch {batch} was refused ({'; '.join(failures[:3]) or 'no reason given'})")
+        self._count_tries(missing, failures)
+
+    async def _take(self, content: bytes, missing: dict[str, str], failures: list[str]) -> None:
+        """Store the answers of a file; what it answers is no longer missing, what it refuses is a failure."""
+        stored = []
+        for line in content.splitlines():
+            result = orjson.loads(line)
+            text = missing.get(result["custom_id"])
+            if text is None:
+                continue
+            query = Query(result["custom_id"], text, orjson.loads(text)["body"])
+            row = self._row(query, result, failures)
+            if row is not None:
+                del missing[query.key]
+                stored.append(asyncio.wrap_future(self._cache.store(row)))
+        await asyncio.gather(*stored)
+
+    def _row(self, query: Query, result: dict[str, Any], failures: list[str]) -> Row | None:
+        """The row of a line of a result file, None for an error that another try may mend."""
+        response = result.get("response") or {}
+        status, body = response.get("status_code", 500), response.get("body") or {}
+        if status == 200:
+            headers = {"x-request-id": response.get("request_id") or ""}
+            row = answered(query, orjson.dumps(body), headers, endpoint=self._address)
+            return self._settled(query, row)
+        error = body.get("error") or result.get("error") or {}
+        message = str(error.get("message") or error.get("code") or "no reason given")
+        if says_too_long(status, error.get("code"), message):
+            return too_long(query)
+        if status < 500 and status not in RETRIED:
+            failures.append(f"{status}: {message}")
+        return None
+
+    def _settled(self, query: Query, row: Row) -> Row:
+        self._counts["asked"] += 1
+        self._counts["prompt_tokens"] += row.prompt_tokens
+        self._counts["completion_tokens"] += row.completion_tokens
+        cost = self._ledger.settle(0.0, len(query.text), row.prompt_tokens, row.completion_tokens)
+        return row if cost is None else replace(row, cost=cost)
+
+    def _count_tries(self, missing: dict[str, str], failures: Sequence[str]) -> None:
+        """Raise EndpointError where another wave would not help."""
+        if failures:
+            raise self._error(f"{len(failures)} requests were refused ({failures[0]})")
+        self._tries.update(missing.keys())
+        if any(self._tries[key] >= self._most_tries for key in missing):
+            raise self._error(f"{len(missing)} requests have no answer after {self._most_tries} batches")
+
+    def _error(self, what: str) -> EndpointError:
+        return EndpointError(what, where=self._address, hint="everything answered is kept")
+
+    # --- the record, and the endpoint ---
+
+    async def _all(self) -> list[str]:
+        found = await asyncio.to_thread(self._cache.open_batches, self._address)
+        return [batch for batch, _ in found]
+
+    async def _open(self) -> list[str]:
+        """Ids of the batches that have not ended, by any run."""
+        return [batch for batch in await self._all() if not _is_upload(batch)]
+
+    async def _requests(self, batch: str) -> list[tuple[str, str]]:
+        found = await asyncio.to_thread(self._cache.open_batches, self._address)
+        return next((requests for id, requests in found if id == batch), [])
+
+    async def _record(self, batch: str, requests: Sequence[tuple[str, str]]) -> None:
+        await asyncio.to_thread(self._cache.record_batch, batch, self._address, requests)
+
+    async def _close(self, batch: str, state: str) -> None:
+        await asyncio.to_thread(self._cache.close_batch, batch, state)
+
+    async def _asked(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except openai.APIError as error:
+            raise self._error(self._describe(error)) from None
+
+
+def _line(query: Query) -> bytes:
+    """A query as a line of the uploaded file."""
+    line = {"custom_id": query.key, "method": "POST", "url": f"/v1{query.path}", "body": query.body}
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _is_upload(batch: str) -> bool:
+    return batch.startswith(UPLOADED)

@@ -48,6 +48,7 @@ from stillroom.teacher.requests import (
     answered,
     identity,
     query,
+    says_too_long,
     too_long,
 )
 
@@ -149,6 +150,7 @@ class Asker:
         may finish, and the error is raised.
         """
         with track(self.title, total, unit) as tracker:
+            self._say = lambda note: tracker.advance(0, note)
 
             def finished(index: int, result: T) -> None:
                 done(index, result)
@@ -297,7 +299,16 @@ class Asker:
         )
         used = await asyncio.to_thread(self._cache.usage_since, self._address, time.time() - DAY)
         self._gate = Gate(self.endpoint, used)
-        self._batches = Batches()
+        self._batches = Batches(
+            self._client,
+            self._address,
+            self.endpoint,
+            self._cache,
+            self.ledger,
+            self.counts,
+            self._say,
+            self._describe,
+        )
 
     async def _find_or_ask(self, wanted: Query) -> tuple[Row, bool]:
         """The row of a query, and whether it was there before."""
@@ -330,7 +341,7 @@ class Asker:
             try:
                 return await self._attempt(wanted, tries + 1)
             except openai.APIStatusError as error:
-                if _is_too_long(error):
+                if says_too_long(error.status_code, error.code, error.message):
                     return await self._stored(too_long(wanted))
                 self._raise_if_final(error)
                 failure, headers = self._describe(error), error.response.headers
@@ -490,10 +501,3 @@ def _may_be_billed(error: openai.APIError) -> bool:
     """Whether a request without an answer (timed out, reset) may have reached the model."""
     never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
     return isinstance(error, openai.APIConnectionError) and not isinstance(error.__cause__, never_sent)
-
-
-def _is_too_long(error: openai.APIStatusError) -> bool:
-    """Whether the prompt does not fit: OpenAI's code, or the words of vLLM and others."""
-    return error.status_code in (400, 413, 422) and (
-        error.code == "context_length_exceeded" or "context length" in error.message.lower()
-    )

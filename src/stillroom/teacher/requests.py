@@ -151,6 +151,12 @@ def too_long(query: Query) -> Row:
     return Row(query.key, query.text, "", TOO_LONG, 0, 0)
 
 
+def says_too_long(status: int, code: object, message: str) -> bool:
+    """Whether a refusal says that the prompt does not fit: OpenAI's code, or the words of vLLM and others."""
+    said = code == "context_length_exceeded" or "context length" in message.lower()
+    return status in (400, 413, 422) and said
+
+
 def answer(row: Row, *, cached: bool) -> Answer:
     """What a stage is told of a row."""
     return Answer(row.key, row.text, row.finish_reason, row.prompt_tokens, row.completion_tokens, cached)

@@ -1,0 +1,156 @@
+"""An OpenAI-compatible batch API for tests: files and batches, in a process of its own.
+
+    with MockBatches(tmp_path / "bought.jsonl") as server: ...
+
+Answers are those of `mock_server.answer`. A batch ends at its second look. Every line that is answered is
+appended to the log, so that a test sees what was bought, and how often.
+"""
+
+import asyncio
+import json
+import multiprocessing
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from mock_server import answer
+
+
+@dataclass
+class MockBatches:
+    log: Path
+    looks: int = 2
+    """after how many looks a batch has ended"""
+    fail_first: float = 0.0
+    """share of the keys whose first try ends in the error file with a 500"""
+    fail_always: int | None = None
+    """status of every line"""
+    expire: int | None = None
+    """lines of the first batch that are answered before it expires"""
+    invalid: bool = False
+    """batches end as `failed`, by validation"""
+    create_delay: float = 0.0
+    """seconds between the creation of a batch and the answer that says so"""
+
+    def __enter__(self):
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe()
+        self.process = context.Process(target=_serve, args=(self, sender), daemon=True)
+        self.process.start()
+        self.url = f"http://127.0.0.1:{receiver.recv()}/v1"
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.join()
+
+    def bought(self):
+        """Bodies of all lines that were answered."""
+        return [json.loads(line)["body"] for line in self._lines() if "body" in line]
+
+    def batches(self):
+        """Number of lines of every batch that was created."""
+        return [json.loads(line)["batch"] for line in self._lines() if '"batch"' in line]
+
+    def _lines(self):
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+def completion(body):
+    text = answer(body)
+    shape = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+    usage = {"prompt_tokens": len(json.dumps(body)) // 4, "completion_tokens": 4}
+    choice = {"index": 0, "finish_reason": "length" if "be long" in json.dumps(body) else "stop", **shape}
+    return {"id": "r", "model": "mock", "usage": usage, "choices": [choice]}
+
+
+def _serve(mock, sender):
+    files, batches, tries = {}, {}, Counter()
+    run = uuid.uuid4().hex[:8]  # ids are unique, as a vendor's are
+
+    def note(**entry):
+        with mock.log.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def put(lines):
+        name = f"file-{run}-{len(files)}"
+        files[name] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        return name
+
+    def process(batch):
+        lines = [json.loads(line) for line in files[batch["input_file_id"]].splitlines()]
+        output, errors = [], []
+        expires = mock.expire is not None and batch["id"].endswith("-0")
+        for number, line in enumerate(lines):
+            key = line["custom_id"]
+            tries[key] += 1
+            status = mock.fail_always or 200
+            if int(key[:4], 16) / 65536 < mock.fail_first and tries[key] == 1:
+                status = 500
+            if expires and number >= mock.expire:
+                error = {"code": "batch_expired", "message": "This request could not be executed in time."}
+                errors.append({"custom_id": key, "response": None, "error": error})
+            elif status != 200:
+                response = {"status_code": status, "body": {"error": {"message": "oops"}}}
+                errors.append({"custom_id": key, "response": response, "error": None})
+            else:
+                note(body=line["body"])
+                response = {"status_code": 200, "request_id": "q", "body": completion(line["body"])}
+                output.append({"custom_id": key, "response": response, "error": None})
+        batch |= {"status": "expired" if expires else "completed"}
+        batch |= {"output_file_id": put(output) if output else None}
+        batch |= {"error_file_id": put(errors) if errors else None}
+        batch["request_counts"] |= {"completed": len(output), "failed": len(errors)}
+
+    async def upload(request):
+        data = await request.post()
+        name = f"file-{run}-{len(files)}"
+        files[name] = data["file"].file.read()
+        return web.json_response({"id": name, "object": "file", "purpose": data["purpose"]})
+
+    async def content(request):
+        return web.Response(body=files[request.match_info["id"]])
+
+    async def create(request):
+        wanted = await request.json()
+        count = files[wanted["input_file_id"]].count(b"\n")
+        id = f"batch-{run}-{len(batches)}"
+        counts = {"total": count, "completed": 0, "failed": 0}
+        batches[id] = {"id": id, "object": "batch", "status": "validating", "looks": 0, **wanted}
+        batches[id] |= {"request_counts": counts, "created_at": int(time.time())}
+        note(batch=count)
+        await asyncio.sleep(mock.create_delay)
+        return web.json_response(batches[id])
+
+    async def retrieve(request):
+        batch = batches[request.match_info["id"]]
+        batch["looks"] += 1
+        if batch["looks"] == mock.looks:
+            if mock.invalid:
+                batch["status"] = "failed"
+                batch["errors"] = {"data": [{"code": "invalid", "message": "The model is not offered."}]}
+            else:
+                process(batch)
+        return web.json_response(batch)
+
+    async def listed(request):
+        return web.json_response({"object": "list", "data": list(batches.values()), "has_more": False})
+
+    async def main():
+        app = web.Application(client_max_size=1 << 28)
+        app.router.add_post("/v1/files", upload)
+        app.router.add_get("/v1/files/{id}/content", content)
+        app.router.add_post("/v1/batches", create)
+        app.router.add_get("/v1/batches", listed)
+        app.router.add_get("/v1/batches/{id}", retrieve)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        sender.send(runner.addresses[0][1])
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
