@@ -7,10 +7,10 @@ Limits come from params.yaml or else from the endpoint's headers; token buckets 
 lowered to what the endpoint says is left. Requests go through first come first served.
 
 Only 429 and 503 are congestion. A stray one delays its own request. Where the endpoint says that nothing is
-left, all wait. When a fifth of the last answers were refusals, that is one event: all wait, the number in
-flight is cut by a quarter and grows back by one per round of successes; and where the endpoint does not say
-its limit, what it let through meanwhile becomes the pace. Other failures (500, resets, time-outs) leave the
-limits alone: shrinking on them made a faulty server twelve times slower.
+left, all wait. When a fifth of the last answers were refusals, and many more than usual, that is one event:
+all wait, the number in flight is cut by a quarter and grows back by one per round of successes; and where the
+limit is not known, what the endpoint let through becomes the pace. Other failures (500, resets, time-outs)
+leave the limits alone: shrinking on them made a faulty server twelve times slower.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from stillroom.teacher.rate_headers import allowance, resets_in
 
 WINDOW, SHARE = 40, 0.2
 """congestion is when at least this share of the last WINDOW answers were 429 or 503"""
+USUAL, MOST_USUAL, TIMES = 1 / 200, 0.12, 3.0
+"""… and TIMES the usual share (a mean that forgets USUAL at each answer): strays all along are none"""
 CUT = 0.75
 BURST = 0.25
 """seconds' worth of an allowance that may be saved up while nobody asks"""
 LONGEST_BACKOFF = 30.0
 SHORTEST_WHOLE = 1.0
-"""seconds; `Retry-After: 1` is the shortest that whole seconds can say: where a bucket sets the pace, no pause"""
+"""seconds; the shortest Retry-After that whole seconds can say: where a bucket sets the pace, no pause"""
 RAMP = 0.5
 """seconds over which a full round of requests sets out after a pause, rather than all at once"""
 FASTER, SLOWER = 0.0004, 0.02
 """what an answer adds to a learnt pace, and a refusal takes from it: they balance at 2 % refusals"""
 CLEAN, LARGEST_STEP = 32, 0.02
 """each CLEAN answers without a refusal double what one answer adds, up to LARGEST_STEP"""
-ENOUGH, FEW = 100, 0.03
-"""answers that show a pace: SHARE of them refused, or at most FEW until they suddenly were"""
-VAIN = 30
-"""refusals at the slowest of a learnt pace, after which they are taken to have other reasons"""
+ENOUGH, MANY, FEW = 100, 0.2, 0.03
+"""answers that show a pace: MANY of them refused, or at most FEW until they suddenly were"""
 DAY, HOUR = 86_400.0, 3_600.0
 INSTANT = 1e-6
 """seconds; shorter waits are none"""
@@ -113,14 +113,14 @@ class Pace:
 
     At congestion the pace becomes what was answered since the last one. From there each answer adds a little
     and each refusal takes more, which settles where two in a hundred are refused: then the endpoint gives
-    all it has. Without refusals it grows faster and faster. Where slowing down does not help, it is given up.
+    all it has. Without refusals it grows faster and faster.
     """
 
     def __init__(self, now: float) -> None:
         self.bucket: Bucket | None = None
-        self._first = True
-        self._slowest, self._vain, self._clean = 0.0, 0, 0
-        self._restart(now)
+        self._slowest = 0.0
+        self._since, self._answered, self._refused = now, 0, 0
+        self._clean = 0
 
     def answered(self) -> None:
         """Note an answer; the pace grows if it is what holds requests back."""
@@ -131,14 +131,11 @@ class Pace:
             self.bucket.set(self.bucket.rate * (1 + step))
 
     def refused(self, now: float) -> None:
-        """Note a refusal; the pace falls, but not far below what was learnt."""
+        """Note a refusal; the pace falls, but not far below what was learnt: it may be a stray one."""
         self._refused, self._clean = self._refused + 1, 0
         if self.bucket:
             self.bucket.set(max(self._slowest, self.bucket.rate * (1 - SLOWER)))
-            self._vain = self._vain + 1 if self.bucket.rate == self._slowest else 0
-            if self._vain >= VAIN:
-                self.bucket = None
-                self._restart(now)
+            self.learn(now, self._refused)
 
     def learn(self, now: float, lately: int) -> None:
         """Congestion, of `lately` refusals: take what was answered as the pace, where it tells.
@@ -148,17 +145,14 @@ class Pace:
         total = self._answered + self._refused
         if self._answered < WINDOW or total < ENOUGH or now <= self._since:
             return
-        sudden = self._first and self._refused - lately <= FEW * total
-        if sudden or self._refused >= SHARE * total:
+        sudden = self.bucket is None and self._refused - lately <= FEW * total
+        if sudden or self._refused >= MANY * total:
             rate = self._answered / (now - self._since)
             if self.bucket is None:
                 self.bucket = Bucket(rate, now)
             self.bucket.set(min(rate, self.bucket.rate))
             self.bucket.lower(0)
-            self._slowest, self._vain, self._first = self.bucket.rate * CUT, 0, False
-        self._restart(now)
-
-    def _restart(self, now: float) -> None:
+            self._slowest = self.bucket.rate * CUT
         self._since, self._answered, self._refused = now, 0, 0
 
 
@@ -189,10 +183,12 @@ class Gate:
         self._reserved = 0.0
         self._waiting: collections.deque[tuple[asyncio.Future[None], float]] = collections.deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._opens = self._ramp_ends = now
         self._step = 0.0
         self._recent: collections.deque[bool] = collections.deque(maxlen=WINDOW)
         self._stale = 0
+        self._usual = 0.0
         self._barren = 0
 
     async def enter(self, tokens: float) -> None:
@@ -233,6 +229,7 @@ class Gate:
             self._heed(headers)
         if not self._stale:
             self._recent.append(False)
+            self._usual *= 1 - USUAL
         self._pace.answered()
         self.limit = min(self.most, self.limit + 1 / self.limit)
 
@@ -251,7 +248,9 @@ class Gate:
         elif not self._stale:
             self._pace.refused(self._clock())
             self._recent.append(True)
-            if len(self._recent) == WINDOW and sum(self._recent) >= SHARE * WINDOW:
+            self._usual += USUAL * (1 - self._usual)
+            least = max(SHARE, TIMES * min(self._usual, MOST_USUAL))
+            if len(self._recent) == WINDOW and sum(self._recent) >= least * WINDOW:
                 self._cut(wait)
         return jittered(wait)
 
@@ -265,7 +264,7 @@ class Gate:
         self._pause(wait)
 
     def _pause(self, seconds: float) -> None:
-        """Let nobody through for so long, and then one after the other; short ones leave it to the buckets."""
+        """Let nobody through for so long, then one after the other; a short one is left to the buckets."""
         if seconds <= SHORTEST_WHOLE and (self._pace.bucket or any(self._buckets)):
             return
         until = self._clock() + seconds
