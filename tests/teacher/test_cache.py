@@ -1,21 +1,28 @@
+import itertools
+import json
 import multiprocessing
 import os
+import random
 import signal
 import time
+from dataclasses import fields, replace
 
 import duckdb
 import pytest
 
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.errors import InputError
-from stillroom.teacher import cache as module
-from stillroom.teacher import cache_file
+from stillroom.teacher import spool
 from stillroom.teacher.cache import Cache, Row
+from stillroom.teacher.cache_file import MIGRATIONS, migrate
+from stillroom.teacher.spool import spools
+
+FORK = multiprocessing.get_context("fork")
 
 
 def row(i, text="answer"):
     request = canonical_json({"i": i}).decode()
-    return Row(sha256(request), request, f"{text} {i}", "stop", i, 2 * i, time=time.time())
+    return Row(sha256(request), request, f"{text} {i}", "stop", 1, 2, seconds=0.5)
 
 
 def stored(path, rows):
@@ -42,53 +49,71 @@ def test_the_first_answer_counts(tmp_path):
     assert [r.text for r in stored(path, [row(1, "second"), row(2)])] == ["first 1", "answer 2"]
 
 
-def test_an_acknowledged_row_survives_kill_9(tmp_path):
+def test_no_kill_loses_what_store_took_nor_harms_the_file(tmp_path):
+    """20 runs killed at random moments, while they start, store, commit or rotate their spool."""
     path = tmp_path / "c.duckdb"
-    acknowledged = tmp_path / "acknowledged"
+    noted = tmp_path / "noted"
+    chance = random.Random(3)
 
-    def write():
-        with Cache(path) as cache, acknowledged.open("a") as log:
-            for i in range(100_000):
-                log.write(cache.store(row(i)).result().key + "\n")
-                log.flush()
+    def work(run):
+        spool.ROTATE_BYTES = 5_000
+        log = os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with Cache(path) as cache:
+            for i in itertools.count():
+                mine = row(f"{run}-{i}")
+                cache.intend(mine.key)
+                future = cache.store(mine)
+                os.write(log, f"{mine.key}\n".encode())
+                if i % 50 == 49:
+                    future.result()
 
-    for _ in range(3):
-        process = multiprocessing.get_context("fork").Process(target=write)
+    for run in range(20):
+        process = FORK.Process(target=work, args=(run,))
         process.start()
-        time.sleep(0.5)
+        time.sleep(chance.uniform(0.02, 0.25))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
+    keys = noted.read_text().split()
+    assert len(keys) > 100
     with Cache(path) as cache:
-        keys = acknowledged.read_text().split()
-        assert len(keys) > 10
+        assert all(key in cache for key in keys)
         assert cache.find_many(keys).keys() == set(keys)
+    assert not spools(path)
 
 
-def test_two_processes_share_one_file(tmp_path):
+def test_processes_share_one_file_and_none_starves(tmp_path):
     path = tmp_path / "c.duckdb"
+    done = FORK.Array("i", 3)
+    when_the_first_ended = FORK.Array("i", 3)
 
-    def write(who):
+    def work(who):
         with Cache(path) as cache:
-            for i in range(0, 150, 10):
-                futures = [cache.store(row(i + j, who)) for j in range(10)]
-                assert all(f.result(timeout=20) for f in futures)
+            for i in range(0, 300, 30):
+                futures = [cache.store(row(i + j, str(who))) for j in range(30)]
+                keys = [f.result(timeout=20).key for f in futures]
+                assert cache.find_many(keys).keys() == set(keys)
+                done[who] += 30
+            with when_the_first_ended:
+                if not any(when_the_first_ended):
+                    when_the_first_ended[:] = done[:]
 
-    processes = [multiprocessing.get_context("fork").Process(target=write, args=(w,)) for w in "abc"]
+    processes = [FORK.Process(target=work, args=(who,)) for who in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(30)
     assert [p.exitcode for p in processes] == [0, 0, 0]
-    assert Cache(path).stats()["answers"] == 150
+    assert min(when_the_first_ended) >= 90, list(when_the_first_ended)
+    assert Cache(path).stats()["answers"] == 300
 
 
 def test_an_idle_run_does_not_hold_the_file(tmp_path):
     path = tmp_path / "c.duckdb"
     with Cache(path) as cache:
         cache.store(row(1)).result()
-        began = time.monotonic()
         assert Cache(path).stats()["answers"] == 1
-        assert time.monotonic() - began < 1.0
+        cache.store(row(2)).result()
+        assert Cache(path).stats()["answers"] == 2
 
 
 def test_a_snapshot_is_the_same_bytes_whoever_bought_the_answers(tmp_path):
@@ -109,7 +134,7 @@ def test_a_snapshot_fills_another_cache_once(tmp_path):
     assert Cache(other).import_parquet(tmp_path / "a.parquet") == 0
     with Cache(other) as cache:
         found = cache.find_many([row(3).key])[row(3).key]
-    assert (found.text, found.completion_tokens, found.time) == ("answer 3", 6, None)
+    assert (found.text, found.completion_tokens, found.seconds) == ("answer 3", 2, None)
 
 
 def test_an_empty_snapshot_is_a_file_too(tmp_path):
@@ -146,26 +171,87 @@ def test_a_damaged_file_is_named_with_a_way_out(tmp_path):
         Cache(path).stats()
 
 
-def test_a_failing_file_fails_those_who_wait_and_not_the_thread(tmp_path):
+def test_a_failing_file_fails_those_who_wait_and_the_next_run_has_their_rows(tmp_path):
     path = tmp_path / "c.duckdb"
+    stored(path, [row(1)])
+    whole = path.read_bytes()
     with Cache(path) as cache:
-        cache.store(row(1)).result()
-        time.sleep(3 * module.IDLE_SECONDS)
-        path.write_bytes(b"x" * path.stat().st_size)
+        path.write_bytes(b"x" * len(whole))
         for i in (2, 3):
             with pytest.raises(InputError):
                 cache.store(row(i)).result(timeout=5)
+        with pytest.raises(InputError):
+            cache.find_many([row(1).key])
+    path.write_bytes(whole)
+    assert Cache(path).stats()["answers"] == 3
+
+
+def test_a_failing_question_fails_alone(tmp_path):
+    with Cache(tmp_path / "c.duckdb") as cache:
+        with pytest.raises(InputError, match="not in the cache"):
+            cache.export(["f" * 64], tmp_path / "out.parquet")
+        with pytest.raises(InputError, match="no answer's key starts so"):
+            cache.show("f")
+        assert cache.store(row(1)).result(timeout=5) == row(1)
+
+
+def test_a_wish_that_was_given_up_is_kept_all_the_same(tmp_path):
+    with Cache(tmp_path / "c.duckdb") as cache:
+        cache.store(row(1)).cancel()
+        cache.store(row(2)).result(timeout=5)
+        assert cache.find_many([row(1).key])
+
+
+def test_a_file_of_version_1_is_brought_up_to_date_with_its_provenance(tmp_path):
+    """Version 1's DDL and a row as it wrote them."""
+    path = tmp_path / "c.duckdb"
+    provenance = (
+        '{"attempts":2,"endpoint":"http://localhost:8000/v1","request_id":"req-7","response":{"choices":'
+        '[{"finish_reason":"stop","index":0,"message":{"role":"assistant"}}],"id":"chatcmpl-3","model":"m-0613",'
+        '"system_fingerprint":"fp_1","usage":{"completion_tokens":5,"prompt_tokens":9}},"seconds":1.25,'
+        '"time":1763733600.125}'
+    )
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE migrations (version INTEGER PRIMARY KEY)")
+        connection.execute(
+            "CREATE TABLE responses (key VARCHAR PRIMARY KEY, request VARCHAR NOT NULL, text VARCHAR NOT "
+            "NULL, finish_reason VARCHAR NOT NULL, prompt_tokens INTEGER NOT NULL, "
+            "completion_tokens INTEGER NOT NULL, provenance VARCHAR)"
+        )
+        connection.execute("INSERT INTO migrations VALUES (1)")
+        insert = "INSERT INTO responses VALUES (?, '{}', 'hello', 'stop', 9, 5, ?)"
+        connection.executemany(insert, [[sha256("bought"), provenance], [sha256("imported"), None]])
+    bought, imported = (Cache(path).show(sha256(name)) for name in ("bought", "imported"))
+    document = json.loads(bought.response)
+    assert document == json.loads(provenance)["response"]
+    assert bought == Row(
+        sha256("bought"),
+        "{}",
+        "hello",
+        "stop",
+        9,
+        5,
+        served_model="m-0613",
+        fingerprint="fp_1",
+        request_id="req-7",
+        response_id="chatcmpl-3",
+        endpoint="http://localhost:8000/v1",
+        seconds=1.25,
+        attempts=2,
+        time=1763733600.125,
+        response=bought.response,
+    )
+    assert imported == Row(sha256("imported"), "{}", "hello", "stop", 9, 5)
+    assert stored(path, [row(1), replace(row(1), text="other")])[1] == row(1)
 
 
 def test_every_earlier_schema_is_brought_up_to_date(tmp_path):
-    for version in range(len(cache_file.MIGRATIONS) + 1):
+    for version in range(len(MIGRATIONS) + 1):
         path = tmp_path / f"{version}.duckdb"
         with duckdb.connect(str(path)) as connection:
-            connection.execute("CREATE TABLE migrations (version INTEGER PRIMARY KEY)")
-            for number, step in enumerate(cache_file.MIGRATIONS[:version], 1):
-                step(connection)
-                connection.execute("INSERT INTO migrations VALUES (?)", [number])
-        assert stored(path, [row(1)])[0].text == "answer 1"
+            migrate(connection, version)
+        assert stored(path, [row(1)]) == [row(1)]
+        assert Cache(path).open_batches("e") == []
 
 
 def test_a_newer_schema_is_left_alone(tmp_path):
@@ -183,3 +269,99 @@ def test_strange_texts_come_back_as_they_went(tmp_path):
     stored(tmp_path / "c.duckdb", rows)
     with Cache(tmp_path / "c.duckdb") as cache:
         assert [cache.find_many([sha256(t)])[sha256(t)].text for t in texts] == texts
+
+
+def test_all_fields_come_back_and_a_run_reads_only_what_it_needs(tmp_path):
+    values = {"str": "t", "int": 3, "float": 0.25}
+    full = Row(**{f.name: values[f.type.removesuffix(" | None")] for f in fields(Row)})
+    with Cache(tmp_path / "c.duckdb") as cache:
+        cache.store(full).result()
+        assert cache.show("t") == full
+        assert cache.store(replace(full, text="second")).result() == full
+        assert cache.find_many(["t", "u"]) == {"t": Row("t", "", "t", "t", 3, 3)}
+
+
+def test_one_commit_takes_two_answers_to_one_request(tmp_path):
+    with Cache(tmp_path / "c.duckdb") as cache:
+        futures = [cache.store(replace(row(1), text=text)) for text in ("first", "second")]
+        assert [f.result(timeout=5).text for f in futures] == ["first", "first"]
+
+
+def test_many_answers_are_found_at_once(tmp_path):
+    rows = [row(i) for i in range(2_000)]
+    with Cache(tmp_path / "c.duckdb") as cache:
+        for future in [cache.store(r) for r in rows]:
+            future.result(timeout=20)
+        found = cache.find_many(r.key for r in [*rows, row(-1)])
+    assert {r.key: r.text for r in rows} == {key: r.text for key, r in found.items()}
+
+
+def test_a_key_is_shown_by_its_first_characters(tmp_path):
+    rows = [Row(key, "{}", key, "stop", 1, 1) for key in ("ab1", "ab2", "c")]
+    stored(tmp_path / "c.duckdb", rows)
+    cache = Cache(tmp_path / "c.duckdb")
+    assert cache.show("C").text == "c"
+    assert cache.show("ab2").text == "ab2"
+    with pytest.raises(InputError, match="several answers' keys start so"):
+        cache.show("ab")
+    with pytest.raises(InputError, match="no answer's key starts so"):
+        cache.show("d")
+
+
+def test_use_is_counted_by_teacher_and_by_endpoint_and_time(tmp_path):
+    def of(teacher, i, **known):
+        request = canonical_json({"teacher": teacher, "i": i}).decode()
+        return Row(sha256(request), request, "text", "stop", 10, i, **known)
+
+    path = tmp_path / "c.duckdb"
+    stored(
+        path,
+        [
+            of("a", 1, endpoint="e", time=100.0, cost=0.5),
+            of("a", 2, endpoint="e", time=200.0, cost=0.25),
+            of("a/b", 3, endpoint="f", time=300.0),
+            Row(sha256("x"), "x", "not ours", "stop", 1, 1),
+        ],
+    )
+    cache = Cache(path)
+    assert cache.usage_since("e", 150.0) == (1, 12)
+    assert cache.usage_since("e", 100.0) == (2, 23)
+    assert cache.usage_since("g", 0.0) == (0, 0)
+    known = [(t.teacher, t.answers, t.cost, t.oldest, t.newest) for t in cache.teachers()]
+    assert known == [("?", 1, None, None, None), ("a", 2, 0.75, 100, 200), ("a/b", 1, None, 300, 300)]
+    assert len(cache.keys("a")) == 2
+    assert len(cache.keys("a*")) == 3
+    assert cache.keys("b") == []
+
+
+def test_batches_are_remembered_until_they_are_closed(tmp_path):
+    path = tmp_path / "c.duckdb"
+    asked = [(f"key {i}", f"request {i}") for i in (3, 1, 2)]
+    with Cache(path) as cache:
+        cache.record_batch("batch 1", "e", asked)
+        cache.record_batch("batch 2", "e", [])
+        cache.record_batch("batch 3", "f", asked[:1])
+    cache = Cache(path)
+    assert cache.open_batches("e") == [("batch 1", asked), ("batch 2", [])]
+    cache.close_batch("batch 1", "expired")
+    assert cache.open_batches("e") == [("batch 2", [])]
+    assert cache.open_batches("f") == [("batch 3", asked[:1])]
+
+
+def test_a_killed_run_is_reported_once(tmp_path, capfd):
+    path = tmp_path / "c.duckdb"
+
+    def work():
+        with Cache(path) as cache:
+            for i in range(3):
+                cache.intend(row(i).key)
+            cache.store(row(0)).result()
+            cache.withdraw(row(1).key)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = FORK.Process(target=work)
+    process.start()
+    process.join()
+    for _ in range(2):
+        assert Cache(path).stats()["answers"] == 1
+    assert capfd.readouterr().err.count("1 requests were in flight") == 1

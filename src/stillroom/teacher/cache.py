@@ -16,7 +16,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ from typing import Any, Generic, TypeVar
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from stillroom.errors import InputError, StillroomError
 from stillroom.teacher.cache_file import (
     ANSWER,
     BYTES,
     COLUMNS,
+    KEYS,
     PORTABLE,
     TEACHER,
     Row,
     default_path,
+    hand_over,
     insert,
-    keys_table,
     one,
     opened,
     translated,
@@ -53,15 +53,12 @@ COMMIT_ROWS = 256
 """most rows of one commit"""
 HOLD_SECONDS = 0.100
 """how long a run keeps the file at least, where others wait and it has work"""
-POLL_SECONDS = 0.020
+POLL_SECONDS = 0.005
 """between two looks, without work, at whether others wait"""
 IDLE_SECONDS = 1.0
 """without work for so long, the file is closed"""
-READ_ROWS = 10_000
-"""rows that are read at a time"""
 ROW_GROUP = 10_240
 """rows that a snapshot's writer holds in memory"""
-ASKED = pa.schema([("key", pa.string()), ("request", pa.string())])
 
 T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
@@ -118,8 +115,8 @@ class Cache:
 
     def find_many(self, keys: Iterable[str]) -> dict[str, Row]:
         """The rows of those keys that are there, in one query; without request and provenance."""
-        batches = self._do(lambda connection: _select(connection, ANSWER, keys))
-        return {values[0]: Row(*values) for values in _tuples(batches)}
+        found = self._do(lambda connection: _select(connection, ANSWER, keys))
+        return {values[0]: Row(*values) for values in found}
 
     def store(self, row: Row) -> Future[Row]:
         """Keep a row: no kill loses it from here on. The result comes with the commit, and is the row that
@@ -207,11 +204,11 @@ class Cache:
         """Note a batch that the endpoint has taken: its id there, and (key, request) of what it asks."""
 
         def record(connection: Connection) -> None:
-            columns = {"key": [k for k, _ in requests], "request": [r for _, r in requests]}
-            connection.register("asked", pa.table(columns, schema=ASKED))
+            columns = [[key for key, _ in requests], [request for _, request in requests]]
+            asked = "SELECT $1, unnest($2::VARCHAR[]), unnest($3::VARCHAR[])"
             connection.begin()
             connection.execute("INSERT INTO batches VALUES (?, ?, 'open', ?)", [batch, endpoint, time.time()])
-            connection.execute("INSERT INTO batch_requests SELECT ?, key, request FROM asked", [batch])
+            connection.execute(f"INSERT INTO batch_requests {asked}", [batch, *columns])
             connection.commit()
 
         self._do(record)
@@ -271,7 +268,9 @@ class Cache:
                 worked = time.monotonic()
             now = time.monotonic()
             due = now - began > HOLD_SECONDS or not batch
-            if (due and wanted(self.path)) or now - worked > IDLE_SECONDS or self._closing:
+            if due and wanted(self.path):
+                return hand_over(connection, self.path)
+            if now - worked > IDLE_SECONDS or self._closing:
                 return
             batch[:] = self._batch(POLL_SECONDS)
 
@@ -304,7 +303,7 @@ class Cache:
         for task in stores:
             new.setdefault(task.row.key, task.row)
         if insert(connection, list(new.values())) < len(new):
-            counts = {v[0]: Row(*v) for v in _tuples(_select(connection, COLUMNS, new))}
+            counts = {values[0]: Row(*values) for values in _select(connection, COLUMNS, new)}
         else:
             counts = new
         self._since.update(new)
@@ -349,17 +348,10 @@ def _settle(future: Future[Any], result: object) -> None:
             future.set_result(result)
 
 
-def _select(connection: Connection, columns: str, keys: Iterable[str]) -> list[pa.RecordBatch]:
+def _select(connection: Connection, columns: str, keys: Iterable[str]) -> list[tuple[Any, ...]]:
     """Columns of the rows of those keys that are there."""
-    connection.register("wanted", keys_table(keys))
-    found = connection.sql(f"SELECT {columns} FROM responses SEMI JOIN wanted USING (key)")
-    return list(found.to_arrow_reader(READ_ROWS))
-
-
-def _tuples(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
-    """Rows out of columns."""
-    for batch in batches:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    query = f"SELECT {columns} FROM responses SEMI JOIN {KEYS} USING (key)"
+    return connection.execute(query, [list(keys)]).fetchall()
 
 
 def _export(connection: Connection, keys: Sequence[str], path: Path) -> int:
@@ -367,7 +359,7 @@ def _export(connection: Connection, keys: Sequence[str], path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        connection.register("wanted", keys_table(keys))
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE wanted AS {KEYS}", [keys])
         rows = connection.sql(f"SELECT {PORTABLE} FROM responses SEMI JOIN wanted USING (key) ORDER BY key")
         rows.write_parquet(str(temporary), compression="zstd", row_group_size=ROW_GROUP)
         count = int(one(connection.execute("SELECT count(*) FROM read_parquet(?)", [str(temporary)])))

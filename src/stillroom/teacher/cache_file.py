@@ -10,7 +10,7 @@ waits.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 
 import duckdb
 import platformdirs
-import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from stillroom.errors import InputError
@@ -31,6 +30,8 @@ POLL_SECONDS = 0.005
 """between two looks at a lock that another process holds"""
 WAL_BYTES = "256MB"
 """the write-ahead log may grow so far before DuckDB pauses to merge it; it also does so at every close"""
+HAND_OVER_BYTES = 4 << 20
+"""a longer one is merged even where others wait: whoever opens the file next has to read it"""
 MEMORY = "1GB"
 """DuckDB's share; what does not fit is spilled beside the file"""
 
@@ -77,8 +78,13 @@ TEACHER = "coalesce(TRY(request->>'$.teacher'), '?')"
 """SQL: the teacher that a row is from"""
 BYTES = "(strlen(request) + strlen(text) + coalesce(strlen(response), 0))"
 """SQL: the size of a row, before compression"""
-_TYPES = {"str": pa.string(), "int": pa.int32(), "float": pa.float64()}
-_ARROW = pa.schema([(f.name, _TYPES[str(f.type).removesuffix(" | None")]) for f in fields(Row)])
+KEYS = "(SELECT unnest($1::VARCHAR[]) AS key)"
+"""SQL: the table of the keys that are given as a list"""
+_TYPES = {"str": "VARCHAR", "int": "INTEGER", "float": "DOUBLE"}
+_UNNESTED = ", ".join(
+    f"unnest(${number}::{_TYPES[str(f.type).removesuffix(' | None')]}[])"
+    for number, f in enumerate(fields(Row), 1)
+)
 
 
 def default_path() -> Path:
@@ -200,21 +206,19 @@ def wanted(path: Path) -> bool:
         return True
 
 
+def hand_over(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Before a close for somebody who waits: leave the write-ahead log unmerged while it is short."""
+    wal = Path(f"{path}.wal")
+    if wal.is_file() and wal.stat().st_size < HAND_OVER_BYTES:
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+
+
 def insert(connection: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> int:
     """Commit rows of different keys, except where the key is there already; return how many were new."""
-    connection.register("coming", rows_table(rows))
-    return int(one(connection.execute("INSERT INTO responses SELECT * FROM coming ON CONFLICT DO NOTHING")))
-
-
-def rows_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as Arrow columns."""
-    columns = list(zip(*map(astuple, rows), strict=True)) or [()] * len(_ARROW)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, _ARROW, strict=True)], schema=_ARROW)
-
-
-def keys_table(keys: Iterable[str]) -> pa.Table:
-    """A table of the one column `key`."""
-    return pa.table({"key": pa.array(list(keys), pa.string())})
+    # lists, not Arrow: that imports pandas at the first answer, which costs a second
+    columns = list(map(list, zip(*map(astuple, rows), strict=True)))
+    query = f"INSERT INTO responses SELECT {_UNNESTED} ON CONFLICT DO NOTHING"
+    return int(one(connection.execute(query, columns))) if columns else 0
 
 
 def one(found: duckdb.DuckDBPyConnection) -> Any:

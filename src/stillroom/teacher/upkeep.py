@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from stillroom.teacher.cache_file import (
     translated,
 )
 
+VECTOR = 2048
+"""rows that DuckDB reads at a time: where one is unreadable, so are they all, except one by one by key"""
 BATCHES_VERSION = 1 + MIGRATIONS.index(create_batches)
 
 
@@ -211,29 +213,57 @@ def _salvage(path: Path, fresh: Path) -> tuple[int, int] | None:
         except duckdb.Error:
             return None
         migrate(connection, version)
-        for row in _copy(connection, "*", 0, end):
-            list(_copy(connection, PORTABLE, row, row + 1))
+        for start in range(0, end, VECTOR):
+            _copy(connection, start, start + VECTOR)
         if version >= BATCHES_VERSION:
             _copy_batches(connection)
         return end, int(one(connection.execute("SELECT count(*) FROM responses")))
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, columns: str, start: int, end: int) -> Iterator[int]:
-    """Copy the rows of a range that prove themselves; yield the numbers of those that cannot be read."""
-    target = "" if columns == "*" else f"({columns})"
+def _copy(connection: duckdb.DuckDBPyConnection, start: int, end: int) -> None:
+    """Copy the rows of a range: together, else each by its key, else together without provenance."""
     try:
-        connection.execute(
-            f"INSERT INTO responses {target} SELECT {columns} FROM damaged.responses "
-            "WHERE rowid >= ? AND rowid < ? AND sha256(request) = key ON CONFLICT DO NOTHING",
-            [start, end],
-        )
+        _copy_where(connection, "*", "rowid >= ? AND rowid < ?", [start, end])
     except duckdb.Error:
-        if end - start <= 1:
-            yield start
+        try:
+            query = "SELECT key FROM damaged.responses WHERE rowid >= ? AND rowid < ?"
+            keys = connection.execute(query, [start, end]).fetchall()
+        except duckdb.Error:
+            with suppress(duckdb.Error):
+                _copy_where(connection, PORTABLE, "rowid >= ? AND rowid < ?", [start, end])
             return
-        middle = (start + end) // 2
-        yield from _copy(connection, columns, start, middle)
-        yield from _copy(connection, columns, middle, end)
+        _copy_by_key(connection, [key for (key,) in keys])
+
+
+def _copy_by_key(connection: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> None:
+    """Copy rows by way of the index, which reads the blocks of one row alone."""
+    readable: dict[str, list[tuple[object, ...]]] = {"*": [], PORTABLE: []}
+    for key in keys:
+        for columns, rows in readable.items():
+            with suppress(duckdb.Error):
+                query = f"SELECT {columns} FROM damaged.responses WHERE key = ?"
+                rows += connection.execute(query, [key]).fetchall()
+                break
+    connection.begin()
+    for columns, rows in readable.items():
+        if rows:
+            target = "" if columns == "*" else f"({columns})"
+            places = ", ".join("?" * len(rows[0]))
+            connection.executemany(f"INSERT INTO responses {target} VALUES ({places})", rows)
+    connection.commit()
+
+
+def _copy_where(
+    connection: duckdb.DuckDBPyConnection, columns: str, condition: str, values: list[object]
+) -> None:
+    """Copy the rows of a condition. Keys are not read but computed: they may be what is damaged."""
+    target = "" if columns == "*" else f"({columns})"
+    source = f"SELECT {columns} FROM damaged.responses WHERE {condition}"
+    connection.execute(
+        f"INSERT INTO responses {target} SELECT * REPLACE (sha256(request) AS key) FROM ({source}) "
+        "ON CONFLICT DO NOTHING",
+        values,
+    )
 
 
 def _copy_batches(connection: duckdb.DuckDBPyConnection) -> None:
