@@ -49,6 +49,7 @@ def test_a_secret_goes_and_what_surrounds_it_stays(secret, text):
         ("a -----BEGIN PRIVATE KEY-----\nMIIE cut off", "a [secret]"),
         ("Write to ann.b+c@mail.firm-x.co.uk, please", "Write to [email], please"),
         ("<ann@firm.org>;bob@firm.org", "<[email]>;[email]"),
+        ("联系ann@firm.org。", "联系[email]。"),
         ("mailto:ann@firm.org?subject=x", "mailto:[email]?subject=x"),
     ],
 )

@@ -47,7 +47,7 @@ def boilerplate(patterns: Iterable[str]) -> Filter:
 
     def check(messages: Sequence[Message]) -> str | None:
         for text in (m.content for m in messages if m.role == "assistant"):
-            lower = None if UNEVEN.search(text) else text.lower()
+            lower = text.lower() if text.isascii() or not UNEVEN.search(text) else None
             for search in searches:
                 if match := search(text, lower):
                     return f"an answer says {match[0].strip()!r}"

@@ -12,7 +12,8 @@ import re
 
 EMAIL = re.compile(
     r"(?<![\w.+-])(?!git@)[\w.+-]{1,64}@(?!\dx\.)"
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b"
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b",
+    re.ASCII,
 )
 """not a remote of git, and not a picture `logo@2x.png`"""
 ARMOUR = re.compile(
