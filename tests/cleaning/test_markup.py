@@ -92,6 +92,7 @@ def test_real_answers_survive_the_way_to_html_and_back():
         ('<pre><code class="lang-c">y</code></pre><p>x</p>', "```c\ny\n```\n\nx"),
         ("<p>a</p><script>no()</script><style>p{}</style><p>b</p>", "a\n\nb"),
         ("<pre><code>a</code>", "```\na\n```"),
+        ("<pre>" * 20_000 + "</p>", ""),
     ],
 )
 def test_blocks_beside_each_other_are_not_mixed_up(page, want):

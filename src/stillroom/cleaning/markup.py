@@ -26,7 +26,7 @@ FRAGMENT = re.compile(
 """text that is a piece of HTML from its first character to its last"""
 ENTITY = re.compile(r"&(?:lt|gt|amp|quot|#39|nbsp);")
 BARE = re.compile(r"[<>]|&(?!\w+;|#\d+;)")
-CODE_BLOCK = re.compile(r"(<pre\b[^>]*>)(.*?)</pre>", re.DOTALL | re.IGNORECASE)
+CODE_BLOCK = re.compile(r"(<pre\b[^>]*>)([^<]*+(?:<(?!/?pre\b)[^<]*+)*+)</pre>", re.IGNORECASE)
 CODE = re.compile(r"<code\b.*</code>", re.DOTALL | re.IGNORECASE)
 ONE_PARAGRAPH = re.compile(
     r"(<li\b[^>]*>)\s*<p>([^<]*+(?:<(?!/?p>)[^<]*+)*+)</p>(?=\s*(?:</li>|<[uo]l))", re.IGNORECASE
