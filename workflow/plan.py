@@ -121,6 +121,11 @@ def force_marker(name: str) -> str:
     return str(DIR / f"{name.replace('/', '%')}.force")
 
 
+def job_lock(name: str) -> str:
+    """Path of the lock that the stage's job holds, on whichever node it runs."""
+    return str(DIR / f"{name.replace('/', '%')}.lock")
+
+
 # ── the judgement ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -351,11 +356,11 @@ def _owner() -> str:
 
 
 def _stamps(plan: Plan) -> None:
-    """A stamp for every fresh stage, none for the others, and nothing else but the lock and the plan."""
+    """A stamp for every fresh stage, none for the others, and nothing else but the locks and the plan."""
     keep = {PLAN.name, OWNER.name, "lock"}
     for name, stage in plan.stages.items():
         done, want = Path(stamp(name)), Path(trigger(name))
-        keep |= {done.name, want.name}
+        keep |= {done.name, want.name, Path(job_lock(name)).name}
         if stage.why:
             done.unlink(missing_ok=True)
             want.write_text(f"{time.time_ns()}\n")  # unique: Snakemake also compares checksums of small files
@@ -415,6 +420,7 @@ def run(name: str, gpus: int = 0) -> int:
         print(f"Stage '{name}' didn't change, skipping")
         return 0
     _prepare_environment(gpus)
+    _wait_for_other_job(name)
     _wait_for_others(stage)
     if stage.missing and plan.remote and not force.exists() and _dvc("pull", name) != 0:
         print(f"{name}: not all of it is in the DVC remote `{plan.remote}`: running it")
@@ -465,6 +471,21 @@ def _dvc(*arguments: str) -> int:
     # Not after each stage: "To track the changes with git, run: git add dvc.lock".
     logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)
     return int(main(["--wait-for-lock", *arguments]))
+
+
+def _wait_for_other_job(name: str) -> None:
+    """Wait while the job of a killed Snakemake, on whichever node, works on this stage; then bar others.
+
+    DVC knows a process by its number, which says nothing about another machine; a lock on a shared file does.
+    """
+    lock = FileLock(job_lock(name))
+    with contextlib.suppress(NotImplementedError):  # a file system without locks
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{name}: waiting for another job, which works on it", flush=True)
+            lock.acquire(poll_interval=0.25)
+        _held.append(lock)
 
 
 def _wait_for_others(stage: Stage) -> None:
