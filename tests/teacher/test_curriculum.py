@@ -5,7 +5,6 @@ import pytest
 
 from stillroom.errors import InputError
 from stillroom.records import Message
-from stillroom.sources.conversations import read_folder
 from stillroom.sources.documents import read_documents
 from stillroom.stages import extract, raft
 from stillroom.teacher import curriculum
@@ -80,19 +79,15 @@ def test_the_fixtures_teach_the_prompts_that_raft_sends():
     assert len(asked & {lesson.question for lesson in lessons}) > 0.9 * len(lessons)
 
 
-def test_the_fixtures_teach_the_turns_that_distill_sends(tmp_path):
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    (raw / "sharegpt.json").write_bytes((FIXTURES / "sharegpt.json").read_bytes())
+def test_the_fixtures_teach_the_turns_that_distill_sends():
     settings = extract.Params(max_characters=1500, min_characters=3)
     learned = {
         tuple(m.content for m in talk if m.role == "user")
         for talk in curriculum.conversations(FIXTURES / "sharegpt.json")
     }
-    records = read_folder(raw, "skip")
     asked = [
         tuple(m.content for m in c.messages if m.role == "user")
-        for c in extract.cleaned(records, settings, extract.Tally())
+        for c in extract.cleaned(FIXTURES / "sharegpt.json", settings)
     ]
     assert len(asked) > 140
     assert sum(turns in learned for turns in asked) > 0.95 * len(asked)
