@@ -1,7 +1,8 @@
-"""An OpenAI-compatible server with latency and faults, for tests: `with MockServer(...) as server`.
+"""An OpenAI-compatible server with latency, faults and limits, for tests: `with MockServer(...) as server`.
 
 It runs in a process of its own. Answers are a function of the request alone. Every request that it answered
-with 200 is appended to a log file, one JSON body a line, so that a test sees what was bought, and how often.
+with 200 is appended to a log file, one JSON body a line, so that a test sees what was bought, and how often;
+`refused()` counts those that a limit turned away. More routes: `mount`, functions (app, mock) -> None.
 """
 
 import asyncio
@@ -16,21 +17,61 @@ from pathlib import Path
 from aiohttp import web
 
 
+class Allowance:
+    """So many units a minute, refilled all the time; at most `burst` seconds' worth saved up."""
+
+    def __init__(self, unit, per_minute, burst):
+        self.unit, self.per_minute, self.rate = unit, per_minute, per_minute / 60
+        self.level = self.most = self.rate * burst
+        self.at = time.monotonic()
+
+    def wait(self, units):
+        """Seconds until so many may be taken."""
+        now = time.monotonic()
+        self.level = min(self.most, self.level + (now - self.at) * self.rate)
+        self.at = now
+        return max(0.0, (min(units, self.most) - self.level) / self.rate)
+
+    def headers(self):
+        return {
+            f"x-ratelimit-limit-{self.unit}": f"{self.per_minute:.0f}",
+            f"x-ratelimit-remaining-{self.unit}": f"{max(0, int(self.level))}",
+            f"x-ratelimit-reset-{self.unit}": f"{(self.most - self.level) / self.rate * 1000:.0f}ms",
+        }
+
+
 @dataclass
 class MockServer:
     log: Path
     latency: float = 0.0
     faults: dict = field(default_factory=dict)
-    """fault name -> share of the requests: 429, 500, reset"""
+    """fault name -> share of the requests: 429, 500, reset, slow"""
+    seed: int = 7
+    """of the faults"""
+    retry_after: str | None = "0.05"
+    """of the refusals among the faults"""
+    slow: float = 1.0
+    """latency in seconds of a slow answer"""
     always: int | None = None
     """a status that every request gets"""
     error: dict | None = None
+    key: str | None = None
+    """the only API key that is served"""
     requests_per_second: float | None = None
     """more than that are refused with 429"""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    """prompt and max_tokens; what was not used is given back"""
+    burst: float = 1.0
+    """seconds' worth of requests_per_minute and tokens_per_minute that may come at once"""
+    say: str = "headers"
+    """what refusals by a limit say: nothing, retry-after, headers (x-ratelimit-* too, also on answers)"""
+    mount: tuple = ()
 
     def __enter__(self):
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe()
+        self.counter = context.Value("l", 0)
         self.process = context.Process(target=_serve, args=(self, sender), daemon=True)
         self.process.start()
         self.url = f"http://127.0.0.1:{receiver.recv()}/v1"
@@ -44,6 +85,10 @@ class MockServer:
         """Bodies of all requests that were answered, in order."""
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
+    def refused(self):
+        """How many requests a limit or a fault turned away with 429."""
+        return self.counter.value
+
 
 def answer(body):
     """What the server says to a body: readable, and different for different bodies."""
@@ -51,49 +96,92 @@ def answer(body):
     return f"Answer {hashlib.sha256(text.encode()).hexdigest()[:12]}."
 
 
-def _serve(mock, sender):
-    random.seed(7)
-    served = []
+def completion(body):
+    """The document that answers a body."""
+    finish = "length" if "be long" in json.dumps(body) else "stop"
+    text = answer(body)
+    shape = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+    usage = {"prompt_tokens": _prompt_tokens(body), "completion_tokens": 4}
+    return {"id": f"r{time.time_ns()}", "model": "mock", "usage": usage} | {
+        "choices": [{"index": 0, "finish_reason": finish, **shape}]
+    }
 
-    async def complete(request):
-        body = await request.json()
-        if mock.always:
-            error = mock.error or {"message": f"no, with {request.headers.get('Authorization')}"}
-            return web.json_response({"error": error}, status=mock.always)
+
+def _prompt_tokens(body):
+    return len(json.dumps(body)) // 4
+
+
+def _failed(status, message, headers=None, **error):
+    return web.json_response({"error": {"message": message, **error}}, status=status, headers=headers)
+
+
+def _serve(mock, sender):
+    rng = random.Random(mock.seed)
+    served = []
+    limits = [
+        Allowance(unit, per_minute, mock.burst)
+        for unit, per_minute in (("requests", mock.requests_per_minute), ("tokens", mock.tokens_per_minute))
+        if per_minute
+    ]
+
+    def refusal(headers=None):
+        mock.counter.value += 1
+        return _failed(429, "slow down", headers)
+
+    def said():
+        shown = limits if mock.say == "headers" else []
+        return {name: value for limit in shown for name, value in limit.headers().items()}
+
+    def limited(body):
+        """The refusal of a request that is too many."""
         if mock.requests_per_second is not None:
             now = time.monotonic()
             served[:] = [t for t in served if t > now - 1]
             if len(served) >= mock.requests_per_second:
-                return web.json_response({"error": {"message": "slow down"}}, status=429)
+                return refusal()
             served.append(now)
-        fault = random.choices([None, *mock.faults], [1 - sum(mock.faults.values()), *mock.faults.values()])[
-            0
-        ]
+        units = {"requests": 1, "tokens": _prompt_tokens(body) + body.get("max_tokens", 16)}
+        if limits and (wait := max(limit.wait(units[limit.unit]) for limit in limits)):
+            asked = {} if mock.say == "nothing" else {"retry-after-ms": f"{wait * 1000:.0f}"}
+            return refusal({**said(), **asked})
+        for limit in limits:
+            limit.level -= units[limit.unit]
+        return None
+
+    async def complete(request):
+        body = await request.json()
+        if mock.key and request.headers.get("Authorization") != f"Bearer {mock.key}":
+            return _failed(401, "Incorrect API key provided", code="invalid_api_key")
+        if mock.always:
+            error = mock.error or {"message": f"no, with {request.headers.get('Authorization')}"}
+            return web.json_response({"error": error}, status=mock.always)
+        if response := limited(body):
+            return response
+        shares = [1 - sum(mock.faults.values()), *mock.faults.values()]
+        fault = rng.choices([None, *mock.faults], shares)[0]
         if fault == "reset":
             request.transport.abort()
             return web.Response()
         if fault == 429:
-            return web.json_response(
-                {"error": {"message": "busy"}}, status=429, headers={"Retry-After": "0.05"}
-            )
-        if fault:
-            return web.json_response({"error": {"message": "oops"}}, status=fault)
-        await asyncio.sleep(mock.latency)
+            return refusal({"retry-after": mock.retry_after} if mock.retry_after else None)
+        if fault not in (None, "slow"):
+            return _failed(fault, "oops")
+        headers = said()
+        await asyncio.sleep(mock.slow if fault else mock.latency)
         with mock.log.open("a") as file:
             file.write(json.dumps(body) + "\n")
-        finish = "length" if "be long" in json.dumps(body) else "stop"
-        text = answer(body)
-        shape = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
-        usage = {"prompt_tokens": len(json.dumps(body)) // 4, "completion_tokens": 4}
-        return web.json_response(
-            {"id": f"r{time.time_ns()}", "model": "mock", "usage": usage}
-            | {"choices": [{"index": 0, "finish_reason": finish, **shape}]}
-        )
+        document = completion(body)
+        for limit in limits:
+            if limit.unit == "tokens":
+                limit.level += body.get("max_tokens", 16) - document["usage"]["completion_tokens"]
+        return web.json_response(document, headers=headers)
 
     async def main():
-        app = web.Application()
+        app = web.Application(client_max_size=1 << 28)
         app.router.add_post("/v1/chat/completions", complete)
         app.router.add_post("/v1/completions", complete)
+        for mount in mock.mount:
+            mount(app, mock)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

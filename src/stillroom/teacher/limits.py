@@ -242,7 +242,7 @@ class Gate:
         if wait is None:
             wait = resets_in(headers or {}, empty) if empty else None
         if wait is None:
-            wait = backoff(1 + self._barren)
+            wait = _doubling(1 + self._barren)
         if empty:
             self._pause(wait)
         elif not self._stale:
@@ -364,12 +364,16 @@ class Gate:
 
 def backoff(attempt: int) -> float:
     """Seconds before the next try after the `attempt`-th (from 1): doubling, jittered, capped."""
-    return jittered(min(LONGEST_BACKOFF, 0.25 * 2 ** min(attempt - 1, 16)))
+    return jittered(_doubling(attempt))
 
 
 def jittered(seconds: float) -> float:
     """Up to a tenth longer, so that those who were refused together do not come back together."""
     return seconds * random.uniform(1.0, 1.1)
+
+
+def _doubling(attempt: int) -> float:
+    return min(LONGEST_BACKOFF, 0.25 * 2.0 ** min(attempt - 1, 16))
 
 
 def _used_up(unit: str, limit: float, used: float, wait: float | None) -> EndpointError:
