@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from stillroom.artifacts import canonical_json
 from stillroom.cleaning.duplicates import digest, same_id, same_turns
-from stillroom.cleaning.near_duplicates import Likeness, jaccard, near
+from stillroom.cleaning.near_duplicates import WORD, Likeness, jaccard, near, words_of
 from stillroom.cleaning.scratch import Cleaned, scratch
 from stillroom.records import Conversation, Message
 
@@ -130,6 +130,11 @@ def test_what_goes_is_like_one_that_stays(tmp_path_factory, texts):
             first = int(verdict.rpartition(" ")[2])
             assert found[first] is None
             assert jaccard(*(likeness.shingles(human(texts[n])) for n in (first, i))) >= 0.6
+
+
+@given(st.text(st.characters(max_codepoint=127)) | st.text())
+def test_words_are_the_same_by_the_short_way(text):
+    assert words_of(text) == WORD.findall(text)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])

@@ -13,9 +13,8 @@ The banding: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4.
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
-from array import array
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +33,7 @@ REMEMBERED = 64
 UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """scripts without spaces between words: each character counts as a word"""
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+PUNCTUATION = {code: " " for code in range(128) if not WORD.match(chr(code))}
 
 Shingles = tuple[str, frozenset[str]]
 """the system message, and the shingles of the human turns"""
@@ -49,7 +49,7 @@ class Likeness:
 
     def shingles(self, messages: Sequence[Message]) -> Shingles:
         """Runs of `ngram` words, case and punctuation aside; a shorter text is one shingle."""
-        words = [w for m in messages if m.role == "user" for w in WORD.findall(m.content.lower())]
+        words = [word for m in messages if m.role == "user" for word in words_of(m.content.lower())]
         runs = zip(*(words[i:] for i in range(self.ngram)), strict=False)
         found = frozenset(map(" ".join, runs)) or frozenset([" ".join(words)])
         return "".join(m.content for m in messages if m.role == "system"), found
@@ -64,16 +64,21 @@ class Likeness:
         return self.permutations, 1
 
     def bands(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """A 64-bit key for each band of the signature."""
+        """A key for each band of the signature; of numbers Python's hash is the same in all processes."""
         from rensa import RMinHash
 
         system, shingles = self.shingles(messages)
         sketch = RMinHash(num_perm=self.permutations, seed=SEED)
         sketch.update(list(shingles))
         count, rows = self.banding
-        values = array("I", sketch.digest()).tobytes()
-        salt = hashlib.blake2b(system.encode(), digest_size=16).digest()
-        return tuple(_key(salt, n, values[4 * n * rows : 4 * (n + 1) * rows]) for n in range(count))
+        values = sketch.digest()
+        salt = zlib.crc32(system.encode())
+        return tuple(hash((salt, n, *values[n * rows : (n + 1) * rows])) for n in range(count))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, without punctuation."""
+    return text.translate(PUNCTUATION).split() if text.isascii() else WORD.findall(text)
 
 
 def near(scratch: Scratch, likeness: Likeness) -> Check:
@@ -106,8 +111,3 @@ def jaccard(first: Shingles, second: Shingles) -> float:
     if first[0] != second[0]:
         return 0.0
     return len(first[1] & second[1]) / len(first[1] | second[1])
-
-
-def _key(salt: bytes, number: int, rows: bytes) -> int:
-    digest = hashlib.blake2b(rows, digest_size=8, salt=salt, person=number.to_bytes(2, "little")).digest()
-    return int.from_bytes(digest, "little", signed=True)
