@@ -1,7 +1,7 @@
 """A real Slurm of one node for a test: munged, slurmctld and slurmd on free ports, in a folder of their own.
 
 The node claims more CPUs and memory than the machine has, and GPUs that are links to /dev/null: Slurm counts
-and assigns them, nothing opens them. Nothing outside the folder is read or written; no accounting database runs.
+and assigns them, nothing opens them. Nothing is written outside the folder; no accounting database runs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SLURM_CONF={folder}/slurm.conf exec {program} "$@"
 
 SQUEUE = """\
 #!/bin/sh
-# The plugin asks about a run's jobs: answered once none is active, as it waits 10 s longer after a look in vain.
+# Answers about a run's jobs once none is active: the plugin waits 10 s longer after each look in vain.
 for run; do :; done
 for _ in $(seq 100); do
     [ -z "$({program} --noheader --name "$run")" ] && break
@@ -83,7 +83,7 @@ def missing() -> str | None:
         capture_output=True,
     )
     if done.returncode != 0:
-        return f"no Slurm plugin of Snakemake: pip install --target {PLUGIN} …, see CONTRIBUTING"
+        return f"no Slurm plugin for Snakemake, neither installed nor in {PLUGIN}: see .ci/run"
     return None
 
 

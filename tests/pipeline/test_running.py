@@ -169,4 +169,7 @@ def test_a_job_of_a_cluster_node_reads_the_plan_and_leaves_it(toy):
     after = {path.name: path.stat().st_mtime_ns for path in (toy.root / ".dvc/tmp/stages").iterdir()}
     assert toy.ran() == ["train"]
     assert log_of_gpus(toy.root / "logs/train.log") == "3"
-    assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {"train.done", "train.lock"}
+    assert {name for name in {**before, **after} if before.get(name) != after.get(name)} == {
+        "train.done",
+        "train.lock",
+    }

@@ -97,9 +97,21 @@ def test_a_changed_param_makes_jobs_of_what_it_changes(on_slurm, cluster):
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
     assert all(f"SLURM jobid {number} " in done.stdout for number in jobs)
     assert toy.ran() == ["evaluate@base-qa", "evaluate@tuned-7b-qa"], "an unchanged score ends it there"
-    seen = {log_of(toy, name).split("GPUs ")[1].split()[0] for name in ("evaluate@base-qa", "evaluate@tuned-7b-qa")}
+    seen = {
+        log_of(toy, name).split("GPUs ")[1].split()[0]
+        for name in ("evaluate@base-qa", "evaluate@tuned-7b-qa")
+    }
     assert all(gpu in map(str, range(slurm.GPUS)) for gpu in seen)
     agree(toy)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("snakemake_executor_plugin_slurm") is not None, reason="the plugin is installed"
+)
+def test_without_the_plugin_the_profile_says_what_to_install(toy):
+    refused = toy.run(*command(), check=False)
+    assert refused.returncode == 1
+    assert "--editable '.[slurm]'" in refused.stdout
 
 
 def agree(toy):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,11 +48,16 @@ def run(
 
 
 def chosen(profile: str | None) -> str:
-    """The profile asked for, else the machine's. Raises StillroomError for an unknown one."""
+    """The profile asked for, else the machine's. Raises StillroomError for one that cannot be used."""
     if profile is None:
         return "gpu" if any(Path("/dev").glob("nvidia[0-9]*")) else "default"
     if profile not in PROFILES:
         raise StillroomError(f"no profile {profile!r}", hint=f"there are: {', '.join(PROFILES)}")
+    if profile == "slurm" and not find_spec("snakemake_executor_plugin_slurm"):
+        raise StillroomError(
+            "Snakemake's Slurm plugin is not installed",
+            hint="pip install --constraint constraints.txt --editable '.[slurm]'",
+        )
     return profile
 
 
