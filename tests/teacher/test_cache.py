@@ -12,7 +12,7 @@ import pytest
 
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.errors import InputError
-from stillroom.teacher import spool
+from stillroom.teacher import cache, spool
 from stillroom.teacher.cache import Cache, Row
 from stillroom.teacher.cache_file import MIGRATIONS, migrate
 from stillroom.teacher.spool import spools
@@ -124,6 +124,21 @@ def test_a_snapshot_is_the_same_bytes_whoever_bought_the_answers(tmp_path):
     assert Cache(tmp_path / "a.duckdb").export(keys, tmp_path / "a.parquet") == 50
     assert Cache(tmp_path / "b.duckdb").export(reversed(keys), tmp_path / "b.parquet") == 50
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_large_snapshot_is_sorted_in_parts_and_the_same_bytes_too(tmp_path, monkeypatch):
+    rows = [row(i) for i in range(300)]
+    stored(tmp_path / "a.duckdb", rows)
+    stored(tmp_path / "b.duckdb", rows[::-1])
+    keys = [r.key for r in rows]
+    Cache(tmp_path / "a.duckdb").export(keys, tmp_path / "whole.parquet")
+    monkeypatch.setattr(cache, "SORT_BYTES", 1_000)
+    for name in "ab":
+        Cache(tmp_path / f"{name}.duckdb").export(keys, tmp_path / f"{name}.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    a, whole = (duckdb.read_parquet(str(tmp_path / n)).fetchall() for n in ("a.parquet", "whole.parquet"))
+    assert a == whole
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_a_snapshot_fills_another_cache_once(tmp_path):

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
 import duckdb
@@ -59,6 +61,8 @@ IDLE_SECONDS = 1.0
 """without work for so long, the file is closed"""
 ROW_GROUP = 10_240
 """rows that a snapshot's writer holds in memory"""
+SORT_BYTES = 128 << 20
+"""of rows that are sorted at a time; DuckDB needs several times as much for it"""
 
 T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
@@ -355,20 +359,42 @@ def _select(connection: Connection, columns: str, keys: Iterable[str]) -> list[t
 
 
 def _export(connection: Connection, keys: Sequence[str], path: Path) -> int:
-    """Write the rows of sorted keys as Parquet, whole or not at all."""
+    """Write the rows of sorted keys as Parquet, whole or not at all, sorting no more at a time than fits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    try:
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE wanted AS {KEYS}", [keys])
-        rows = connection.sql(f"SELECT {PORTABLE} FROM responses SEMI JOIN wanted USING (key) ORDER BY key")
-        rows.write_parquet(str(temporary), compression="zstd", row_group_size=ROW_GROUP)
-        count = int(one(connection.execute("SELECT count(*) FROM read_parquet(?)", [str(temporary)])))
-        if count != len(keys):
-            raise InputError(f"{len(keys) - count} answers are not in the cache")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        try:
+            parts = [Path(folder) / f"{n:06}" for n in range(_bytes_of(connection, keys) // SORT_BYTES + 1)]
+            for part, some in zip(parts, _split(keys, len(parts)), strict=True):
+                connection.execute(f"CREATE OR REPLACE TEMP TABLE wanted AS {KEYS}", [some])
+                query = f"SELECT {PORTABLE} FROM responses SEMI JOIN wanted USING (key) ORDER BY key"
+                _write_parquet(connection.sql(query), temporary if len(parts) == 1 else part)
+            if len(parts) > 1:
+                _write_parquet(connection.read_parquet([str(part) for part in parts]), temporary)
+            count = int(one(connection.execute("SELECT count(*) FROM read_parquet(?)", [str(temporary)])))
+            if count != len(keys):
+                raise InputError(f"{len(keys) - count} answers are not in the cache")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return count
+
+
+def _bytes_of(connection: Connection, keys: Sequence[str]) -> int:
+    """What the rows of those keys would take uncompressed."""
+    size = "coalesce(sum(strlen(request) + strlen(text)), 0)::BIGINT"
+    query = f"SELECT {size} FROM responses SEMI JOIN {KEYS} USING (key)"
+    return int(one(connection.execute(query, [keys])))
+
+
+def _split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
+    """Runs of keys, as even as they can be."""
+    ends = [len(keys) * n // parts for n in range(parts + 1)]
+    return [keys[start:end] for start, end in pairwise(ends)]
+
+
+def _write_parquet(rows: duckdb.DuckDBPyRelation, path: Path) -> None:
+    rows.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP)
 
 
 def _import(connection: Connection, path: Path) -> int:

@@ -242,6 +242,8 @@ def _explained(text: str) -> tuple[str, str]:
     """What an error of DuckDB means, and the way out."""
     if "No space left" in text:
         return "the disk is full", "free some space and run again; what was answered is kept"
+    if "Out of Memory" in text:
+        return f"not enough memory ({text})", "the response cache itself is sound"
     if "lock on file" in text:
         return f"another program has the response cache open ({text})", "close it and run again"
     if "Permission denied" in text or "ead-only" in text:
