@@ -21,9 +21,10 @@ from stillroom.artifacts import write_jsonl
 from stillroom.params import Endpoint, Sampling, Teacher
 from stillroom.records import Conversation, Message, read_conversations, write_conversations
 from stillroom.stages.distill import Params, Paths, run
+from stillroom.teacher.verdicts import Policies
 
 SAMPLING = Sampling(max_tokens=16, temperature=0.0)
-OUTS = ("distilled.jsonl", "instructions.jsonl", "distill-answers.parquet")
+OUTS = ("distilled.jsonl", "instructions.jsonl", "instructions.md", "distill-answers.parquet")
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_the_outs_agree_with_each_other(checkout, server):
     metrics = json.loads(Paths().metrics.read_text())
     assert (metrics["conversations"], metrics["turns"]) == (20, 60)
     assert metrics["completion_tokens"] == sum(t["completion_tokens"] for c in rows for t in c.meta["turns"])
-    assert metrics["finish_reasons"] == {"stop": 60}
+    assert metrics["answers"] == {"complete": {"kept": 60}}
 
 
 def test_the_order_of_the_input_and_of_completion_do_not_show(checkout, server):
@@ -117,12 +118,14 @@ def test_a_conversation_ends_before_the_first_turn_without_a_whole_answer(checko
     assert [(c.id, len(c.messages)) for c in kept] == [("a", 2)]
     metrics = json.loads(Paths().metrics.read_text())
     assert metrics["unanswered_conversations"] == 1
-    assert metrics["finish_reasons"] == {"length": 2, "stop": 1}
+    assert metrics["answers"] == {"complete": {"kept": 1}, "truncated": {"dropped": 2}}
     assert duckdb.sql(f"SELECT count(*) FROM '{Paths().answers}'").fetchall() == [(3,)]
 
 
 def test_truncated_answers_may_be_kept_and_end_the_conversation(checkout, server):
-    kept = distilled([human("a", "one", "be long", "three")], params(server, on_truncated="keep"))
+    kept = distilled(
+        [human("a", "one", "be long", "three")], params(server, policies=Policies(truncated="keep"))
+    )
     assert [len(c.messages) for c in kept] == [4]
     assert kept[0].meta["turns"][1]["finish_reason"] == "length"
 
@@ -139,7 +142,13 @@ def test_original_answers_pass_through_and_nobody_is_asked(checkout, server):
     rows = distilled([Conversation("a", "x", messages), human("b", "hi")], params(server, answers="original"))
     assert [c.messages for c in rows] == [messages[:2]]
     assert rows[0].meta["turns"] == [
-        {"key": None, "finish_reason": "original", "prompt_tokens": 0, "completion_tokens": 0}
+        {
+            "key": None,
+            "finish_reason": "original",
+            "verdict": "original",
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+        }
     ]
     assert server.bought() == []
     assert duckdb.sql(f"SELECT count(*) FROM '{Paths().answers}'").fetchall() == [(0,)]

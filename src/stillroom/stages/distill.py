@@ -1,30 +1,52 @@
 """Human turns, answered by the teacher in order: distillation.
 
-conversations.jsonl ──▶ distill ──▶ distilled.jsonl, instructions.jsonl, distill-answers.parquet
+conversations.jsonl ──▶ distill ──▶ distilled.jsonl, instructions.jsonl with its card, distill-answers.parquet
 
     stillroom distill
 
 Each human turn is asked in the context of the turns before it and the teacher's own answers to them; all
-conversations are in flight together, through the response cache. A conversation ends before the first turn
-without a usable answer; the complete turns before it are kept.
+conversations are in flight together, through the response cache. Every answer is judged (truncated, refused,
+…: `stillroom.teacher.verdicts`). A conversation ends before the first turn without a usable answer; the
+complete turns before it are kept. Conversations are streamed: memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import sys
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import duckdb
+import orjson
+from pydantic import Field, model_validator
+
 from stillroom import chat_format
-from stillroom.artifacts import write_json, write_jsonl
-from stillroom.params import Block, Endpoint, Sampling, Teacher
-from stillroom.records import Conversation, Message, read_conversations, write_conversations
-from stillroom.teacher import snapshot
+from stillroom.artifacts import atomic_write, write_json, write_jsonl
+from stillroom.params import Block, Endpoint, Sampling, Settings, Teacher
+from stillroom.records import Conversation, Message, read_conversations
+from stillroom.reporting import cards
+from stillroom.sorted_lines import SortedLines
+from stillroom.summary import lengths
+from stillroom.teacher import snapshot, verdicts
 from stillroom.teacher.cache import Cache
 from stillroom.teacher.client import Asker
-from stillroom.teacher.requests import Answer, Dialogue, Request
+from stillroom.teacher.requests import Dialogue, Request
+from stillroom.teacher.verdicts import Policies, Reply
+
+
+class Card(Settings):
+    """What the data set's card says and the code cannot know."""
+
+    title: str = "Distilled conversations"
+    """heading"""
+    languages: list[str] = []
+    """ISO 639 codes of the conversations' languages; empty: not stated"""
+    license: str = "other"
+    """the Hugging Face hub's word for the licence that the data may be passed on under"""
 
 
 class Params(Block):
@@ -45,10 +67,22 @@ class Params(Block):
     """`original` passes the input's own answers through and asks nobody (extract.keep must be `all`)"""
     system: str | None = None
     """system prompt of conversations that have none"""
-    on_truncated: Literal["keep", "drop"] = "drop"
-    """what becomes of an answer cut at max_tokens; either way the conversation ends with it"""
+    samples: int = Field(default=1, ge=1)
+    """conversations made of each one, by drawing other answers; the second and later have ids `…#1`, `…#2`"""
+    policies: Policies = Policies()
+    """what becomes of answers that are not complete"""
     sampling: Sampling = Sampling()
     """how answers are drawn"""
+    card: Card = Card()
+    """of instructions.jsonl"""
+
+    @model_validator(mode="after")
+    def _more_room(self) -> Params:
+        """A retry must have more room than the answer that was cut."""
+        room, first = self.policies.retry_max_tokens, self.sampling.max_tokens
+        if self.policies.truncated == "retry" and room is not None and room <= first:
+            raise ValueError(f"policies.retry_max_tokens must exceed sampling.max_tokens, {first}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -59,77 +93,97 @@ class Paths:
     teacher: Path = Path("models/teacher")
     distilled: Path = Path("data/interim/distilled.jsonl")
     instructions: Path = Path("data/interim/instructions.jsonl")
+    card: Path = Path("data/interim/instructions.md")
     answers: Path = Path("data/interim/distill-answers.parquet")
     metrics: Path = Path("reports/metrics/distill.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """A conversation as far as it was answered, and how every answer that was wanted ended."""
+    """A conversation as far as it was answered."""
 
     conversation: Conversation
-    finish_reasons: tuple[str, ...]
+    judged: tuple[tuple[str, str], ...]
+    """verdict on every answer that was given, and what became of it"""
+    ended: str | None = None
+    """the verdict on the answer that it ended with before its last turn, or because of which it lacks one"""
 
 
 def run(paths: Paths, params: Params) -> None:
-    """Answer every conversation and write the three outs and the metrics.
+    """Answer every conversation; write the outs, the card and the metrics.
 
-    Raises EndpointError where the teacher cannot be asked; what was answered stays in the response cache.
+    Raises InputError on a malformed record or an id that two of them have, EndpointError where the teacher
+    cannot be asked; what was answered stays in the response cache.
     """
     chat = chat_format.get(params.chat_format)
-    conversations = read_conversations(paths.conversations)
-    with Cache() as cache:
-        if params.answers == "original":
-            outcomes = [original(c) for c in conversations]
-            used: list[str] = []
-        else:
-            snapshot.restore(paths.answers, cache)
-            outcomes, used = ask(list(conversations), paths.teacher, params, chat, cache)
+    tally = Tally()
+    with SortedLines() as lines, Cache() as cache:
+
+        def done(_: int, outcome: Outcome) -> None:
+            tally.add(outcome)
+            if outcome.conversation.messages:
+                line = orjson.dumps(outcome.conversation, option=orjson.OPT_APPEND_NEWLINE)
+                lines.add(outcome.conversation.id, line)
+
+        used = answer(paths, params, chat, cache, done)
+        write(paths, lines, chat)
         snapshot.write(paths.answers, cache, used)
-    answered = sorted((o.conversation for o in outcomes if o.conversation.messages), key=lambda c: c.id)
-    write_conversations(paths.distilled, answered)
-    write_jsonl(paths.instructions, ({"text": chat.text(c.messages)} for c in answered))
-    write_json(paths.metrics, metrics(outcomes))
+    found = metrics(tally, paths.answers)
+    with atomic_write(paths.card) as file:
+        file.write(card(params, found, tally).encode())
+    write_json(paths.metrics, found)
 
 
-def ask(
-    conversations: Sequence[Conversation],
-    folder: Path,
+def answer(
+    paths: Paths,
     params: Params,
     chat: chat_format.ChatFormat,
     cache: Cache,
-) -> tuple[list[Outcome], list[str]]:
-    """Replay all conversations together; return the outcomes, in order, and the keys of the answers used."""
-    outcomes: dict[int, Outcome] = {}
-    with Asker(params.teacher, params.endpoint, folder, chat, cache, params.seed, "distill") as asker:
-        asker.run(
-            lambda: (replay(c, params) for c in conversations),
-            outcomes.__setitem__,
-            total=len(conversations),
-        )
-        return [outcomes[index] for index in range(len(conversations))], asker.used()
+    done: Callable[[int, Outcome], None],
+) -> list[str]:
+    """Hand every conversation's outcome to `done`; return the keys of the answers that were used."""
+    count = sum(1 for _ in read_conversations(paths.conversations))  # malformed ones show before any is paid
+    if params.answers == "original":
+        for index, conversation in enumerate(read_conversations(paths.conversations)):
+            done(index, original(conversation))
+        return []
+    if params.samples > 1 and params.sampling.temperature == 0:
+        print("distill: warning: at temperature 0 all samples are likely to be the same", file=sys.stderr)
+    snapshot.restore(paths.answers, cache)
+    with Asker(params.teacher, params.endpoint, paths.teacher, chat, cache, params.seed, "distill") as asker:
+        asker.run(lambda: dialogues(paths.conversations, params), done, total=count * params.samples)
+        return asker.used()
 
 
-def replay(conversation: Conversation, params: Params) -> Dialogue[Outcome]:
+def dialogues(path: Path, params: Params) -> Iterator[Dialogue[Outcome]]:
+    """Every sample of every conversation of a file."""
+    for conversation in read_conversations(path):
+        for sample in range(params.samples):
+            yield replay(conversation, params, sample)
+
+
+def replay(conversation: Conversation, params: Params, sample: int = 0) -> Dialogue[Outcome]:
     """Ask the human turns in order, each after the answers to those before it."""
     history = opening(conversation.messages, params.system)
     turns: list[dict[str, Any]] = []
-    reasons: list[str] = []
+    judged: list[tuple[str, str]] = []
+    ended = None
     for message in conversation.messages:
         if message.role != "user":
             continue
         asked = (*history, message)
-        answer = yield Request(asked, params.sampling)
-        reasons.append(verdict(answer))
-        if not usable(answer, params):
+        request = Request(asked, params.sampling, sample)
+        reply = yield from verdicts.ask(request, params.policies, params.samples)
+        judged += reply.judged
+        if reply.kept:
+            history = (*asked, Message("assistant", reply.answer.text.strip()))
+            turns.append(turn(reply))
+        if reply.ends:
+            ended = reply.verdict
             break
-        history = (*asked, Message("assistant", answer.text.strip()))
-        turns.append(turn(answer))
-        if answer.finish_reason == "length":
-            break
-    messages = history if turns else ()
-    meta = {**conversation.meta, "turns": turns}
-    return Outcome(Conversation(conversation.id, conversation.source, messages, meta), tuple(reasons))
+    made = named(conversation, params.samples, sample)
+    meta = {**made.meta, "turns": turns}
+    return Outcome(replace(made, messages=history if turns else (), meta=meta), tuple(judged), ended)
 
 
 def opening(messages: Iterable[Message], system: str | None) -> tuple[Message, ...]:
@@ -138,24 +192,24 @@ def opening(messages: Iterable[Message], system: str | None) -> tuple[Message, .
     return own or ((Message("system", system),) if system else ())
 
 
-def verdict(answer: Answer) -> str:
-    """How an answer ended: its finish reason, or `empty` where it says nothing."""
-    return answer.finish_reason if answer.text.strip() or answer.finish_reason != "stop" else "empty"
+def named(conversation: Conversation, samples: int, sample: int) -> Conversation:
+    """One of several samples: with an id of its own, and in the group of the first, so that none validates
+    what another has taught."""
+    if samples == 1:
+        return conversation
+    group = conversation.meta.get("group", conversation.id)
+    identifier = f"{conversation.id}#{sample}" if sample else conversation.id
+    return replace(conversation, id=identifier, meta={**conversation.meta, "sample": sample, "group": group})
 
 
-def usable(answer: Answer, params: Params) -> bool:
-    """Whether an answer may be trained on: said something, to its end, or was cut and may be."""
-    allowed = ("stop", "length") if params.on_truncated == "keep" else ("stop",)
-    return bool(answer.text.strip()) and answer.finish_reason in allowed
-
-
-def turn(answer: Answer) -> dict[str, Any]:
+def turn(reply: Reply) -> dict[str, Any]:
     """What `meta.turns` says about an answer."""
     return {
-        "key": answer.key,
-        "finish_reason": answer.finish_reason,
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.completion_tokens,
+        "key": reply.answer.key,
+        "finish_reason": reply.answer.finish_reason,
+        "verdict": reply.verdict,
+        "prompt_tokens": reply.answer.prompt_tokens,
+        "completion_tokens": reply.answer.completion_tokens,
     }
 
 
@@ -164,22 +218,106 @@ def original(conversation: Conversation) -> Outcome:
     messages = conversation.messages
     while messages and messages[-1].role != "assistant":
         messages = messages[:-1]
-    reasons = tuple("original" for m in messages if m.role == "assistant")
-    unasked = {"key": None, "finish_reason": "original", "prompt_tokens": 0, "completion_tokens": 0}
-    meta = {**conversation.meta, "turns": [unasked] * len(reasons)}
-    return Outcome(Conversation(conversation.id, conversation.source, messages, meta), reasons)
-
-
-def metrics(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Counts of what was answered and of what was kept. Whether an answer was cached is not among them."""
-    kept = [o.conversation for o in outcomes if o.conversation.messages]
-    turns = [t for c in kept for t in c.meta["turns"]]
-    reasons = Counter(reason for o in outcomes for reason in o.finish_reasons)
-    return {
-        "conversations": len(kept),
-        "unanswered_conversations": len(outcomes) - len(kept),
-        "turns": len(turns),
-        "prompt_tokens": sum(t["prompt_tokens"] for t in turns),
-        "completion_tokens": sum(t["completion_tokens"] for t in turns),
-        "finish_reasons": dict(sorted(reasons.items())),
+    count = sum(m.role == "assistant" for m in messages)
+    unasked = {
+        "key": None,
+        "finish_reason": "original",
+        "verdict": "original",
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
     }
+    meta = {**conversation.meta, "turns": [unasked] * count}
+    ended = None if len(messages) == len(conversation.messages) else "unanswered"
+    return Outcome(
+        replace(conversation, messages=messages, meta=meta), (("original", "kept"),) * count, ended
+    )
+
+
+def write(paths: Paths, lines: Iterable[bytes], chat: chat_format.ChatFormat) -> None:
+    """Write the conversations, sorted, and their texts."""
+    with atomic_write(paths.distilled) as file:
+        file.writelines(lines)
+    texts = ({"text": chat.text(c.messages)} for c in read_conversations(paths.distilled))
+    write_jsonl(paths.instructions, texts)
+
+
+@dataclass
+class Tally:
+    """What is counted, conversation by conversation, in any order."""
+
+    judged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    cut: Counter[str] = field(default_factory=Counter)
+    """verdicts that ended conversations early"""
+    lost: Counter[str] = field(default_factory=Counter)
+    """verdicts that left nothing of a conversation"""
+    sources: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    turns: array[int] = field(default_factory=lambda: array("Q"))
+    answers: array[int] = field(default_factory=lambda: array("Q"))
+    conversations: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a conversation. Its length is what the teacher counted at its last turn."""
+        turns = outcome.conversation.meta["turns"]
+        self.judged.update(outcome.judged)
+        if not turns:
+            self.lost[outcome.ended or "no human turn"] += 1
+            return
+        if outcome.ended:
+            self.cut[outcome.ended] += 1
+        source = self.sources[outcome.conversation.source]
+        source.update({"conversations": 1, "turns": len(turns)})
+        for key in ("prompt_tokens", "completion_tokens"):
+            source[key] += sum(t[key] for t in turns)
+        self.turns.append(len(turns))
+        self.answers.extend(t["completion_tokens"] for t in turns)
+        self.conversations.append(turns[-1]["prompt_tokens"] + turns[-1]["completion_tokens"])
+
+
+def metrics(tally: Tally, answers: Path) -> dict[str, Any]:
+    """Counts of what was kept and of what was bought for it, in this run or before."""
+    kept: Counter[str] = sum(tally.sources.values(), Counter())
+    names = ("conversations", "turns", "prompt_tokens", "completion_tokens")
+    judged: dict[str, dict[str, int]] = {}
+    for (verdict, fate), count in sorted(tally.judged.items()):
+        judged.setdefault(verdict, {})[fate] = count
+    return {
+        **{name: kept[name] for name in names},
+        "unanswered_conversations": tally.lost.total(),
+        "answers": judged,
+        "conversations_cut": dict(sorted(tally.cut.items())),
+        "conversations_lost": dict(sorted(tally.lost.items())),
+        "bought": bought(answers),
+        "turns_of_conversation": lengths(tally.turns),
+        "tokens_of_answer": lengths(tally.answers),
+        "tokens_of_conversation": lengths(tally.conversations),
+    }
+
+
+def bought(answers: Path) -> dict[str, int]:
+    """The snapshot's answers and their tokens: what it costs to buy them all, each once."""
+    query = (
+        "SELECT count(*), coalesce(sum(prompt_tokens), 0)::BIGINT, "
+        "coalesce(sum(completion_tokens), 0)::BIGINT FROM read_parquet(?)"
+    )
+    with duckdb.connect() as connection:
+        (totals,) = connection.execute(query, [str(answers)]).fetchall()
+    return dict(zip(("requests", "prompt_tokens", "completion_tokens"), totals, strict=True))
+
+
+def card(params: Params, found: dict[str, Any], tally: Tally) -> str:
+    """The data set's card."""
+    asked = params.answers == "teacher"
+    return cards.dataset_card(
+        title=params.card.title,
+        languages=params.card.languages,
+        license=params.card.license,
+        data_file=Paths.instructions.name,
+        metrics=found,
+        sources={name: dict(counts) for name, counts in sorted(tally.sources.items())},
+        teacher=params.teacher.model_dump() if asked else None,
+        settings={
+            "chat_format": params.chat_format,
+            **({"seed": params.seed} if asked else {}),
+            **params.model_dump(include={"system", "samples", "sampling", "policies"} if asked else set()),
+        },
+    )
