@@ -7,6 +7,7 @@ import re
 import signal
 
 import pytest
+from filelock import FileLock
 
 pytestmark = pytest.mark.pipeline
 
@@ -45,6 +46,17 @@ def test_a_killed_snakemake_leaves_its_stage_running_and_the_next_one_waits_for_
     assert "was killed: its lock is removed" in toy.output.read_text()
     assert toy.ran() == ["train"]
     assert "train" not in toy.status()
+
+
+def test_a_job_waits_for_the_one_that_another_node_has_not_finished(toy):
+    """Whose process DVC cannot see: only its lock, on the file system that the nodes share."""
+    toy.set("train.lr", 0.7)
+    with FileLock(toy.root / ".dvc/tmp/stages/train.lock"):
+        following = toy.start("snakemake", "train")
+        toy.wait_for_output("train: waiting for another job, which works on it")
+        assert toy.ran() == []
+    assert following.wait(60) == 0, toy.output.read_text()
+    assert toy.ran() == ["train"]
 
 
 def test_ctrl_c_stops_the_stage_and_the_next_run_goes_on(toy):
