@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import yaml
 
 from stillroom.artifacts import sha256
@@ -25,3 +27,15 @@ def test_a_snapshot_that_is_still_there_is_taken_over(tmp_path):
     assert snapshot.write(path, cache, [sha256("q")]) == 1
     assert snapshot.restore(path, Cache(tmp_path / "b.duckdb")) == 1
     assert snapshot.restore(path, Cache(tmp_path / "b.duckdb")) == 0
+
+
+def test_a_pulled_snapshot_is_taken_from_dvcs_cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Cache(tmp_path / "a.duckdb") as cache:
+        cache.store(Row(sha256("q"), "q", "answer", "stop", 1, 1)).result()
+    md5 = "0123456789abcdef0123456789abcdef"
+    snapshot.write(Path(".dvc/cache/files/md5") / md5[:2] / md5[2:], cache, [sha256("q")])
+    out = {"path": "data/answers.parquet", "md5": md5}
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"distill": {"outs": [out]}}}))
+    assert snapshot.restore(Path("data/answers.parquet"), Cache(tmp_path / "b.duckdb")) == 1
+    assert Cache(tmp_path / "b.duckdb").find_many([sha256("q")])[sha256("q")].text == "answer"
