@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -65,7 +66,8 @@ def _through(pool: ProcessPoolExecutor, items: Iterable[T], ahead: int) -> Itera
     """Keep the pool busy with `ahead` items, and hand the oldest one's result on."""
     waiting: deque[tuple[T, Future[Any]]] = deque()
     for item in items:
-        waiting.append((item, pool.submit(_call, item)))
+        with _interrupts_later():  # the first item starts the processes
+            waiting.append((item, pool.submit(_call, item)))
         if len(waiting) >= ahead:
             first, future = waiting.popleft()
             yield first, future.result()
@@ -74,10 +76,19 @@ def _through(pool: ProcessPoolExecutor, items: Iterable[T], ahead: int) -> Itera
         yield first, future.result()
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back: processes started here inherit that, so it stays the parent's to handle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
-    """In a new worker process: Ctrl-C is the parent's to handle, and its death ends this one too."""
+    """In a new worker process: the parent's death ends this one too."""
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _work = make()
 
