@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -154,16 +155,22 @@ class ChatFormat:
     def _wrap(self, template: str, content: str = "", system: str = "") -> list[Piece]:
         """Fill a template, control tokens apart; the content is never searched for them."""
         pieces = []
-        for part in re.split(self._pattern, template):
+        for part in _split(self._pattern, template):
             if part in self.controls:
                 pieces.append(Piece(part, control=True))
             elif part:
                 pieces.append(Piece({"{}": content, "{system}": system}.get(part, part)))
         return pieces
 
-    @property
+    @cached_property
     def _pattern(self) -> str:
         return "(" + "|".join(map(re.escape, (*self.controls, "{}", "{system}"))) + ")"
+
+
+@cache
+def _split(pattern: str, template: str) -> list[str]:
+    """A template's parts, split once: there are a dozen."""
+    return re.split(pattern, template)
 
 
 def _spell(template: str, content: str = "", system: str = "") -> str:

@@ -16,6 +16,7 @@ from stillroom.artifacts import read_jsonl, write_jsonl
 from stillroom.errors import InputError
 
 Role = Literal["system", "user", "assistant"]
+ROLES = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def conversation(row: dict[str, Any], where: str) -> Conversation:
     if not isinstance(record.id, str) or not record.id:
         raise InputError("`id` must be a non-empty string", where=where)
     for message in messages:
-        if message.role not in get_args(Role) or not isinstance(message.content, str):
+        if message.role not in ROLES or not isinstance(message.content, str):
             raise InputError(f"bad message in record {record.id!r}: {message}", where=where)
     return record
 
