@@ -1,27 +1,44 @@
-"""`stillroom plan`: what would run and why, in pipeline order. DVC's judgement; nothing is changed."""
+"""`stillroom plan [--cost]`: what would run and why, in pipeline order; what the teacher's answers will cost.
+
+DVC's judgement, and no run: nothing is asked, started or changed.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from stillroom import checkout
-from stillroom.errors import StillroomError
+from stillroom.errors import InputError, StillroomError
 
 
 def plan(
     as_json: Annotated[bool, typer.Option("--json", help="the whole plan as JSON")] = False,
+    with_cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost", help="requests, tokens and money of the stages that ask a teacher; asks nobody"
+        ),
+    ] = False,
 ) -> None:
     """Show what would run and why."""
+    os.chdir(checkout.root())
     stages = judge()
-    if as_json:
+    if with_cost:
+        found = costs(stages)
+        typer.echo(json.dumps(found, indent=2)) if as_json else show_costs(found)
+    elif as_json:
         typer.echo(json.dumps(stages, indent=2))
-        return
-    show(stages)
+    else:
+        show(stages)
 
 
 def judge() -> list[dict[str, Any]]:
@@ -61,3 +78,121 @@ def state(stage: dict[str, Any]) -> str:
     if stage["stale"]:
         return "run"
     return "maybe" if stage["why"] else "fresh"
+
+
+def costs(stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each stage that asks a teacher: what it is going to ask, or `first`, the stages to run before that
+    can be told; and the total where all can be told."""
+    from stillroom import params
+    from stillroom.teacher.estimate import INPUTS
+
+    by_name = {stage["name"]: stage for stage in stages}
+    found = {name: _cost(name, by_name) for name in INPUTS if name in by_name}
+    settings = params.read(params.PARAMS).get("endpoint") or {}
+    endpoint = params.validate(params.Endpoint, settings, params.PARAMS, ("endpoint",))
+    return {"stages": found, "total": _total(found.values()), "max_cost": endpoint.max_cost}
+
+
+def _cost(name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A stage's estimate as plain values; None where its input is not there yet."""
+    from stillroom.teacher.estimate import NOTHING, of_stage
+
+    stage = stages[name]
+    found: dict[str, Any] = {"state": state(stage), "after": _stale_above(stage, stages), "first": []}
+    if found["state"] == "fresh":
+        return found | {"estimate": asdict(NOTHING)}
+    try:
+        return found | {"estimate": asdict(of_stage(name))}
+    except InputError:
+        if not (first := _makers_of_missing(stage, stages)):
+            raise
+        return found | {"first": first, "estimate": None}
+
+
+def _stale_above(stage: dict[str, Any], stages: dict[str, dict[str, Any]]) -> list[str]:
+    """The stages above, in pipeline order, that run first and may change what this one asks."""
+    above, wanted = set[str](), list(stage["upstream"])
+    while wanted:
+        if (name := wanted.pop()) not in above:
+            above.add(name)
+            wanted += stages[name]["upstream"]
+    return [name for name in stages if name in above and stages[name]["why"]]
+
+
+def _makers_of_missing(stage: dict[str, Any], stages: dict[str, dict[str, Any]]) -> list[str]:
+    """The stages that make what this one reads and is not there."""
+    missing = {dep for dep in stage["deps"] if not Path(dep).exists()}
+    return [name for name, other in stages.items() if missing & set(other["outs"])]
+
+
+def _total(found: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The sums over the stages, None where one has no estimate; of money None where a price is missing."""
+    known = [cost["estimate"] for cost in found]
+    if None in known:
+        return None
+
+    def sums(key: str) -> dict[str, float] | None:
+        if any(estimate[key] is None for estimate in known):
+            return None
+        return {end: sum(estimate[key][end] for estimate in known) for end in ("low", "high")}
+
+    ranges = {key: sums(key) for key in ("requests", "prompt_tokens", "completion_tokens", "cost")}
+    return {"cached": sum(estimate["cached"] for estimate in known), **ranges}
+
+
+def show_costs(found: dict[str, Any]) -> None:
+    """A row per stage and one for the total, and what the figures rest on."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    for heading in ("in the cache", "to ask", "prompt tokens", "answer tokens", "money"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, cost in found["stages"].items():
+        table.add_row(name, *_cells(cost["estimate"]))
+    if found["total"]:
+        table.add_section()
+        table.add_row("total", *_cells(found["total"]))
+    console = Console()
+    console.print(table)
+    for name, cost in found["stages"].items():
+        for note in _notes(cost):
+            console.print(f"{name}: {note}", style="dim", highlight=False, soft_wrap=True)
+    if found["max_cost"] is not None:
+        console.print(f"endpoint.max_cost ends each of them before it has spent {found['max_cost']:,g}.")
+
+
+def _cells(figures: dict[str, Any] | None) -> list[str]:
+    """The figures of a row."""
+    from stillroom.progress import short
+
+    if figures is None:
+        return ["?"] * 5
+    cached, asked = figures["cached"], figures["requests"]
+    share = f" ({cached / (cached + asked['high']):.0%})" if cached else ""
+    tokens = [between(figures[key], short) for key in ("requests", "prompt_tokens", "completion_tokens")]
+    return [f"{cached:,}{share}", *tokens, between(figures["cost"], money) if figures["cost"] else "no price"]
+
+
+def _notes(cost: dict[str, Any]) -> list[str]:
+    """What is to be known of a row."""
+    if cost["state"] == "fresh":
+        return ["fresh, asks nothing"]
+    if cost["first"]:
+        return [f"its input is not there yet; first: stillroom run {' '.join(cost['first'])}"]
+    after = [f"counted from its present input, which {', '.join(cost['after'])} may change"]
+    return [*(after if cost["after"] else []), *cost["estimate"]["basis"]]
+
+
+def between(figures: dict[str, float], written: Callable[[float], str]) -> str:
+    """`1.20M – 3.45M`, or one figure where both ends read the same."""
+    return " – ".join(dict.fromkeys((written(figures["low"]), written(figures["high"]))))
+
+
+def money(amount: float) -> str:
+    """`1,234`, `12.34`, `0.0123`."""
+    if amount >= 1000:
+        return f"{amount:,.0f}"
+    return f"{amount:.2f}" if amount >= 1 or not amount else f"{amount:.3g}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -39,7 +39,7 @@ from stillroom.teacher.cache import Cache
 from stillroom.teacher.client import Asker, ask_all
 from stillroom.teacher.prompts import ANSWER_TAG, answer_messages, question_messages
 from stillroom.teacher.replies import FAULTS, cleaned, fault, quotes, spaced
-from stillroom.teacher.requests import Answer, Request
+from stillroom.teacher.requests import Answer, Dialogue, Request
 
 REFUSED = "The documents do not hold the answer."
 REFUSAL = f"None of the documents answers this question.\n{ANSWER_TAG} {REFUSED}"
@@ -233,6 +233,24 @@ def asked(
         wanted = questions(chunks, ask_all(requests, asker), number, counts)
         requests = [Request(answer_messages(c.text, text), params.answers) for c, text, _ in wanted]
         return pairs(wanted, ask_all(requests, asker), counts), asker.used()
+
+
+def dialogues(folder: Path, params: Params) -> Iterator[Dialogue[None]]:
+    """What `asked` asks, passage by passage: for an estimate of what that costs."""
+    seen: set[str] = set()
+    for chunk in passages(documents.read_documents(folder), params, Counter()):
+        yield interview(chunk, params, seen)
+
+
+def interview(chunk: Chunk, params: Params, seen: set[str]) -> Dialogue[None]:
+    """Ask for questions about a passage, and for answers to those that no other passage has."""
+    number = params.questions_per_chunk
+    written = yield Request(question_messages(chunk.text, number), params.questions)
+    texts = [text for _, text, _ in questions([chunk], [written], number, Counter())]
+    new = [text for text in texts if text.casefold() not in seen]
+    seen.update(text.casefold() for text in new)
+    for text in new:
+        yield Request(answer_messages(chunk.text, text), params.answers)
 
 
 def questions(

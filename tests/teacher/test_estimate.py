@@ -1,0 +1,259 @@
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import orjson
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillroom import chat_format
+from stillroom.errors import InputError, ParamsError
+from stillroom.params import Price, Sampling, Teacher
+from stillroom.records import Conversation, Message, write_conversations
+from stillroom.stages import STAGES, distill, raft
+from stillroom.teacher.cache import Cache, Row
+from stillroom.teacher.estimate import ENOUGH, INPUTS, NOTHING, Range, of_stage
+from stillroom.teacher.prices import cost
+from stillroom.teacher.requests import answer, query
+
+CHAT = chat_format.get("inst")
+TEACHER = Teacher(model="mock")
+SAMPLING = Sampling(max_tokens=100, temperature=0.0)
+PRICE = Price(prompt=1.0, completion=4.0)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder with params and a cache of its own."""
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    recipe()
+    return tmp_path
+
+
+def recipe(*, endpoint=None, raft=None, **block):
+    """Write params.yaml: a teacher that nobody can reach, and its price."""
+    prices = {"mock": PRICE.model_dump()}
+    document = {
+        "common": {"teacher": {"model": "mock"}},
+        "endpoint": {"base_url": "http://127.0.0.1:9/v1", "prices": prices} | (endpoint or {}),
+        "distill": {"sampling": SAMPLING.model_dump(), **block},
+        "raft": raft or {},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(document))
+
+
+def conversations(turns):
+    """Write one conversation for each list of human turns."""
+    rows = [
+        Conversation(f"c{i:05}", "test", tuple(Message("user", text) for text in texts), {})
+        for i, texts in enumerate(turns)
+    ]
+    write_conversations(distill.Paths().conversations, rows)
+    return rows
+
+
+def row_of(request, text, finish_reason="stop", tokens=None, seed=42):
+    """What a teacher would have left in the cache."""
+    made = query(request, TEACHER, "mock", CHAT, seed)
+    prompt = round(len(orjson.dumps(request.messages)) / 3.7)
+    return Row(made.key, made.text, text, finish_reason, prompt, tokens or max(1, len(text) // 4))
+
+
+def bought(dialogues, respond, store=lambda row: True):
+    """Drive dialogues to their ends with a teacher in this process; the rows by key, some in the cache."""
+    rows = {}
+    for dialogue in dialogues:
+        try:
+            request = dialogue.send(None)
+            while True:
+                row = row_of(request, **respond(request))
+                rows.setdefault(row.key, row)
+                request = dialogue.send(answer(rows[row.key], cached=False))
+        except StopIteration:
+            pass
+    with Cache() as cache:
+        for row in rows.values():
+            if store(row):
+                cache.store(row)
+    return rows
+
+
+def distilling():
+    from stillroom import params
+
+    return distill.dialogues(distill.Paths().conversations, params.load("distill", distill.Params))
+
+
+def test_all_stages_that_ask_are_known():
+    import importlib
+
+    blocks = {name: importlib.import_module(f"stillroom.stages.{name}").Params for name in STAGES}
+    assert set(INPUTS) == {name for name, block in blocks.items() if "endpoint" in block.shared_blocks}
+
+
+def test_without_answers_lengths_are_assumed_and_contexts_grow(checkout):
+    rows = conversations([["a" * 400], ["b" * 400, "c" * 400, "d" * 400]])
+    found = of_stage("distill")
+    assert (found.dialogues, found.cached, found.requests) == (2, 0, Range(4, 4))
+    assert found.completion_tokens == Range(4 * 25, 4 * 100)
+    human = len(orjson.dumps(rows[0].messages))
+    asked = human * (1 + 1 + 2 + 3)  # an answer's own brackets weigh little beside this
+    assert found.prompt_tokens.low == pytest.approx(asked / 4 + 25 * (1 + 2), rel=0.1)
+    assert found.prompt_tokens.high == pytest.approx(asked / 3 + 100 * (1 + 2), rel=0.1)
+    assert found.cost.high == pytest.approx(cost(PRICE, found.prompt_tokens.high, 400), rel=0.01)
+    assert any("assumed" in line for line in found.basis)
+
+
+def test_what_the_cache_holds_is_not_asked(checkout):
+    conversations([["a", "b"], ["c"], ["d", "e", "f"]])
+    bought(distilling(), lambda request: {"text": "Yes."})
+    found = of_stage("distill")
+    assert asdict(found) == asdict(NOTHING) | {"dialogues": 3, "cached": 6}
+
+
+def test_a_conversation_goes_on_from_the_answers_it_has(checkout):
+    conversations([["first", "second", "third"]])
+    bought(distilling(), lambda r: {"text": "Yes."}, lambda row: "third" not in row.request)
+    found = of_stage("distill")
+    assert (found.cached, found.requests) == (2, Range(1, 1))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=2), st.booleans()), min_size=1))
+def test_every_distinct_request_is_either_there_or_to_be_asked(tmp_path_factory, turns):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("checkout")
+        patch.setenv("STILLROOM_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        recipe()
+        conversations([[text] for text, _ in turns])
+        there = {text for text, is_there in turns if is_there}
+        bought(
+            distilling(),
+            lambda r: {"text": "Yes."},
+            lambda row: json.loads(row.request)["body"]["messages"][0]["content"] in there,
+        )
+        found = of_stage("distill")
+    missing = {text for text, _ in turns} - there
+    assert (found.cached, found.requests) == (len(there), Range(len(missing), len(missing)))
+
+
+def test_the_truth_lies_between_low_and_high_once_there_are_answers(checkout):
+    draw = random.Random(3)
+    conversations(
+        [[draw.randbytes(draw.randint(10, 400)).hex() for _ in range(draw.randint(1, 5))] for _ in range(300)]
+    )
+
+    def respond(request):
+        tokens = min(100, round(draw.lognormvariate(3.2, 0.8)) + 1)
+        cut = tokens == 100
+        return {"text": "word " * tokens, "tokens": tokens, "finish_reason": "length" if cut else "stop"}
+
+    early = {c.messages[0].content for c in distilling_first(60)}
+    rows = bought(
+        distilling(), respond, lambda row: json.loads(row.request)["body"]["messages"][0]["content"] in early
+    )
+    found = of_stage("distill")
+    with Cache() as cache:
+        missing = [row for row in rows.values() if row.key not in cache]
+    assert len(missing) > 500
+    assert found.cached == len(rows) - len(missing)
+    assert any("10th and 90th percentile" in line for line in found.basis)
+    truth = {
+        "requests": len(missing),
+        "prompt_tokens": sum(row.prompt_tokens for row in missing),
+        "completion_tokens": sum(row.completion_tokens for row in missing),
+    }
+    truth["cost"] = cost(PRICE, truth["prompt_tokens"], truth["completion_tokens"])
+    for name, value in truth.items():
+        assert getattr(found, name).low <= value <= getattr(found, name).high, name
+
+
+def distilling_first(count):
+    from stillroom.records import read_conversations
+
+    return list(read_conversations(distill.Paths().conversations))[:count]
+
+
+def test_few_answers_or_answers_under_other_settings_tell_no_lengths(checkout):
+    conversations([[f"turn {i}"] for i in range(ENOUGH + 10)])
+    first = {f"turn {i}" for i in range(ENOUGH - 1)}
+    bought(distilling(), lambda r: {"text": "Yes."}, lambda row: any(f'"{t}"' in row.request for t in first))
+    assert of_stage("distill").completion_tokens.high == 11 * 100
+    recipe(sampling={"max_tokens": 50, "temperature": 0.0})
+    assert of_stage("distill").completion_tokens.high == (ENOUGH + 10) * 50
+
+
+def test_the_batch_share_and_a_missing_price(checkout):
+    conversations([["one"], ["two"]])
+    online = of_stage("distill").cost
+    recipe(endpoint={"backend": "batch"})
+    assert of_stage("distill").cost.high == pytest.approx(online.high * PRICE.batch_share)
+    recipe(endpoint={"prices": {}})
+    assert of_stage("distill").cost is None
+    recipe(endpoint={"prices": {}, "max_cost": 1.0})
+    with pytest.raises(ParamsError, match="needs the price of 'mock'"):
+        of_stage("distill")
+
+
+def test_original_answers_cost_nothing_and_an_absent_input_is_said(checkout):
+    with pytest.raises(InputError, match="no such file"):
+        of_stage("distill")
+    recipe(answers="original")
+    assert of_stage("distill") == NOTHING
+
+
+@pytest.fixture
+def passages(checkout):
+    """Documents of one passage each, and how many."""
+    folder = raft.Paths().documents
+    folder.mkdir(parents=True)
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(
+            f"Passage {i}. " + f"It tells of the {i}th river and its banks. " * 4
+        )
+    recipe(raft={"questions_per_chunk": 3})
+    return 8
+
+
+def rafting():
+    from stillroom import params
+
+    return raft.dialogues(raft.Paths().documents, params.load("raft", raft.Params))
+
+
+def test_questions_about_passages_are_counted_between_one_and_the_most(passages):
+    found = of_stage("raft")
+    assert (found.dialogues, found.cached) == (passages, 0)
+    assert found.requests == Range(passages * (1 + 1), passages * (1 + 3))
+
+
+def test_raft_counts_what_a_run_asks(passages, monkeypatch):
+    """Three questions each, one of which all passages share: a run asks it once."""
+
+    def respond(request):
+        text = request.messages[0].content
+        own = text[8]
+        is_answer = "Question:" in text
+        return {"text": "Yes." if is_answer else f"1. What is {own}?\n2. Why {own}?\n3. Which river?"}
+
+    rows = bought(rafting(), respond)
+    assert len(rows) == passages + 2 * passages + 1
+    assert of_stage("raft").requests == Range(0, 0)
+    some = of_stage("raft").cached
+    assert some == len(rows)
+
+
+def test_an_answer_that_is_missing_between_others_is_one_request(passages):
+    def respond(request):
+        text = request.messages[0].content
+        return {
+            "text": "Yes." if "Question:" in text else f"What is {text[8]}?\nWhy {text[8]}?\nHow {text[8]}?"
+        }
+
+    bought(rafting(), respond, lambda row: "Why 3?" not in row.request or "Question:" not in row.request)
+    assert of_stage("raft").requests == Range(1, 1)
