@@ -19,6 +19,7 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Path(__file__).parent / "toy"
 PROGRAMS = Path(sys.executable).parent
+sys.path.insert(0, str(Path(__file__).parent))  # slurm.py
 
 
 @dataclass

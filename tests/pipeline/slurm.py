@@ -133,7 +133,11 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         stack.enter_context(_daemon(folder, "slurmctld", "-D", "-c", "-f", f"{folder}/slurm.conf"))
         stack.enter_context(_daemon(folder, "slurmd", "-D", "-f", f"{folder}/slurm.conf"))
         _wait_for(lambda: "idle" in slurm.run("sinfo", "--noheader", "--format=%T"), folder)
-        yield slurm
+        try:
+            yield slurm
+        finally:
+            slurm.run("scancel", "--user=root")  # what a failed test left would outlive the daemons
+            _wait_for(lambda: not slurm.run("squeue", "--noheader"), folder)
 
 
 def _configure(folder: Path) -> None:
@@ -193,5 +197,5 @@ def _wait_for(condition, folder: Path, seconds: float = 20) -> None:
             pass  # the controller does not answer yet
         if time.monotonic() > deadline:
             logs = [f"== {path.name}\n{path.read_text()[-2000:]}" for path in sorted(folder.glob("*.log"))]
-            raise TimeoutError("Slurm does not start\n" + "\n".join(logs))
+            raise TimeoutError("Slurm does not come to it\n" + "\n".join(logs))
         time.sleep(0.1)

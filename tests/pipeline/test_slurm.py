@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-_spec = importlib.util.spec_from_file_location("a_slurm_for_tests", Path(__file__).with_name("slurm.py"))
-slurm = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = slurm
-_spec.loader.exec_module(slurm)
+import slurm
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("slurm")]
 
@@ -106,7 +102,7 @@ def test_a_changed_param_makes_jobs_of_what_it_changes(on_slurm, cluster):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("snakemake_executor_plugin_slurm") is not None, reason="the plugin is installed"
+    find_spec("snakemake_executor_plugin_slurm") is not None, reason="the plugin is installed"
 )
 def test_without_the_plugin_the_profile_says_what_to_install(toy):
     refused = toy.run(*command(), check=False)
