@@ -357,10 +357,14 @@ def test_batches_are_remembered_until_they_are_closed(tmp_path):
         cache.record_batch("batch 2", "e", [])
         cache.record_batch("batch 3", "f", asked[:1])
     cache = Cache(path)
-    assert cache.open_batches("e") == [("batch 1", asked), ("batch 2", [])]
+    assert cache.open_batches("e") == ["batch 1", "batch 2"]
+    assert (cache.batch_requests("batch 1"), cache.batch_requests("batch 2")) == (asked, [])
+    assert cache.keys_in_batches("e") == {key for key, _ in asked}
     cache.close_batch("batch 1", "expired")
-    assert cache.open_batches("e") == [("batch 2", [])]
-    assert cache.open_batches("f") == [("batch 3", asked[:1])]
+    assert cache.open_batches("e") == ["batch 2"]
+    assert cache.keys_in_batches("e") == set()
+    assert cache.open_batches("f") == ["batch 3"]
+    assert cache.batch_requests("batch 3") == asked[:1]
 
 
 def test_a_killed_run_is_reported_once(tmp_path, capfd):

@@ -66,7 +66,8 @@ def test_prune_removes_what_meets_all_conditions_and_says_so_before(shelf, choic
     assert prune(shelf, choice) == gone
     assert gone.answers == 4 - len(stay)
     assert keys(shelf) == {row(i, "a" if i < 3 else "b").key for i in stay}
-    assert Cache(shelf).open_batches("e") == [("batch", [("k", "r")])]
+    assert Cache(shelf).open_batches("e") == ["batch"]
+    assert Cache(shelf).batch_requests("batch") == [("k", "r")]
     assert not list(shelf.parent.glob(".*fresh*"))
 
 

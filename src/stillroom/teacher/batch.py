@@ -94,9 +94,8 @@ class Batches:
         """Create one batch of what is wanted and not yet on its way, alone among this machine's runs."""
         async with self._lock:
             await self._adopt()
-            for batch in await self._open():
-                for key, _ in await self._requests(batch):
-                    self._waiting.pop(key, None)
+            for key in await asyncio.to_thread(self._cache.keys_in_batches, self._address):
+                self._waiting.pop(key, None)
             if chosen := self._next():
                 await self._create(chosen)
 
@@ -132,7 +131,7 @@ class Batches:
         self._say(f"batch {batch.id}: {len(queries):,} requests")
 
     async def _adopt(self) -> None:
-        """Find out which batches exist of those whose creation a kill cut short: they are open like others."""
+        """Find out which batches exist of those whose creation a kill cut short: those are open too."""
         uploads = {batch.removeprefix(UPLOADED): batch for batch in await self._all() if _is_upload(batch)}
         if not uploads:
             return
@@ -229,16 +228,14 @@ class Batches:
     # --- the record, and the endpoint ---
 
     async def _all(self) -> list[str]:
-        found = await asyncio.to_thread(self._cache.open_batches, self._address)
-        return [batch for batch, _ in found]
+        return await asyncio.to_thread(self._cache.open_batches, self._address)
 
     async def _open(self) -> list[str]:
         """Ids of the batches that have not ended, by any run."""
         return [batch for batch in await self._all() if not _is_upload(batch)]
 
     async def _requests(self, batch: str) -> list[tuple[str, str]]:
-        found = await asyncio.to_thread(self._cache.open_batches, self._address)
-        return next((requests for id, requests in found if id == batch), [])
+        return await asyncio.to_thread(self._cache.batch_requests, batch)
 
     async def _record(self, batch: str, requests: Sequence[tuple[str, str]]) -> None:
         await asyncio.to_thread(self._cache.record_batch, batch, self._address, requests)

@@ -217,16 +217,22 @@ class Cache:
 
         self._do(record)
 
-    def open_batches(self, endpoint: str) -> list[tuple[str, list[tuple[str, str]]]]:
-        """The batches that are not closed, oldest first: id, and (key, request) in the order recorded."""
-        batches = "SELECT id FROM batches WHERE state = 'open' AND endpoint = ? ORDER BY created, id"
-        asked = "SELECT key, request FROM batch_requests WHERE batch = ? ORDER BY rowid"
+    def open_batches(self, endpoint: str) -> list[str]:
+        """Ids of the batches that are not closed, oldest first."""
+        query = "SELECT id FROM batches WHERE state = 'open' AND endpoint = ? ORDER BY created, id"
+        return [batch for (batch,) in self._do(lambda c: c.execute(query, [endpoint]).fetchall())]
 
-        def read(connection: Connection) -> list[tuple[str, list[tuple[str, str]]]]:
-            ids = [i for (i,) in connection.execute(batches, [endpoint]).fetchall()]
-            return [(i, connection.execute(asked, [i]).fetchall()) for i in ids]
+    def batch_requests(self, batch: str) -> list[tuple[str, str]]:
+        """(key, request) of what a batch that is not closed asks, in the order recorded."""
+        query = "SELECT key, request FROM batch_requests WHERE batch = ? ORDER BY rowid"
+        return self._do(lambda c: c.execute(query, [batch]).fetchall())
 
-        return self._do(read)
+    def keys_in_batches(self, endpoint: str) -> set[str]:
+        """Keys of all that the batches ask that are not closed."""
+        query = (
+            "SELECT key FROM batch_requests JOIN batches ON batch = id WHERE state = 'open' AND endpoint = ?"
+        )
+        return {key for (key,) in self._do(lambda c: c.execute(query, [endpoint]).fetchall())}
 
     def close_batch(self, batch: str, state: str) -> None:
         """Note that nothing more will come of a batch; `state` is the endpoint's word for how it ended."""

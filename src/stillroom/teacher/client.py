@@ -13,11 +13,12 @@ where the cache holds every answer.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -59,7 +60,7 @@ LONGEST_WAIT = 3600.0
 GRACE_SECONDS = 30.0
 """how long the requests in flight may still finish when a run stops: they may be billed"""
 CONGESTION = (429, 503)
-WINDOW = 4096
+WINDOW = 2048
 """dialogues that are looked up in the cache together"""
 DAY = 86_400.0
 
@@ -167,7 +168,8 @@ class Asker:
                 tracker.advance(1, self.status)
 
             backend = self._online if self.endpoint.backend == "online" else self._batched
-            self._runner.run(backend(dialogues, finished))
+            with rare_collection():
+                self._runner.run(backend(dialogues, finished))
 
     def _query(self, request: Request) -> Query:
         return query(request, self.teacher, self._known_as, self._chat, self._seed)
@@ -490,6 +492,22 @@ class Asker:
         elif error.__cause__ is not None:
             words = str(error.__cause__)
         return redacted(" ".join(words.split())[:300], self._secret)
+
+
+@contextmanager
+def rare_collection() -> Iterator[None]:
+    """Let the garbage collector run less often: a client makes many objects, and hardly any in circles.
+
+    With the defaults it takes a fifth of the client's time.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def ask_all(requests: Sequence[Request], asker: Asker) -> list[Answer]:
