@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from stillroom.artifacts import canonical_json
 from stillroom.cleaning.duplicates import digest, same_id, same_turns
-from stillroom.cleaning.near_duplicates import WORD, Likeness, jaccard, near, words_of
+from stillroom.cleaning.likeness import WORD, Likeness, jaccard, words_of
+from stillroom.cleaning.near_duplicates import near
 from stillroom.cleaning.scratch import Cleaned, scratch
 from stillroom.records import Conversation, Message
 

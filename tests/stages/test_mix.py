@@ -1,11 +1,11 @@
 import json
-import random
 from collections import Counter
 
 import pytest
 from pydantic import ValidationError
 
 from stillroom.errors import InputError
+from stillroom.mixing.protected import BENCHMARKS
 from stillroom.records import Conversation, Message, read_conversations, write_conversations
 from stillroom.stages import mix
 
@@ -17,7 +17,16 @@ def paths(tmp_path, base):
     files = {origin: tmp_path / f"{origin}.jsonl" for origin in ORIGINS}
     for path in files.values():
         path.write_bytes(b"")
-    return mix.Paths(**files, base=base, mixture=tmp_path / "mixture", metrics=tmp_path / "mix.json")
+    for benchmark in BENCHMARKS:
+        (tmp_path / "benchmarks" / benchmark).mkdir(parents=True)
+    return mix.Paths(
+        **files,
+        benchmarks=tmp_path / "benchmarks",
+        base=base,
+        mixture=tmp_path / "mixture",
+        removed=tmp_path / "removed.jsonl",
+        metrics=tmp_path / "mix.json",
+    )
 
 
 def records(origin, count, words=10, group=None):
@@ -65,7 +74,7 @@ def test_shares_by_tokens_are_reached_within_a_record(paths):
 
 def test_shares_by_examples_and_a_total(paths):
     put(paths, chat=records("chat", 300), booksum=records("booksum", 60, 90), mqa=records("mqa", 200))
-    mix.run(paths, params(unit="examples", total=100))
+    mix.run(paths, params(weights_by="examples", total=100))
     train, _, metrics = results(paths)
     assert Counter(r.meta["origin"] for r in train) == {"chat": 50, "booksum": 25, "mqa": 25}
     assert metrics["examples"] == 100
@@ -74,9 +83,9 @@ def test_shares_by_examples_and_a_total(paths):
 def test_the_scarcest_source_sets_the_size_and_repeats_stretch_it(paths):
     put(paths, chat=records("chat", 300), mqa=records("mqa", 20))
     weights = {"chat": 3, "booksum": 0, "mqa": 1}
-    mix.run(paths, params(unit="examples", weights=weights))
+    mix.run(paths, params(weights_by="examples", weights=weights))
     assert Counter(r.meta["origin"] for r in results(paths)[0]) == {"chat": 60, "mqa": 20}
-    mix.run(paths, params(unit="examples", weights=weights, max_repeats=2.5))
+    mix.run(paths, params(weights_by="examples", weights=weights, epochs=2.5))
     train, _, metrics = results(paths)
     assert Counter(r.meta["origin"] for r in train) == {"chat": 150, "mqa": 50}
     copies = Counter(r.id.partition("~")[0] for r in train if r.meta["origin"] == "mqa")
@@ -89,7 +98,7 @@ def test_the_scarcest_source_sets_the_size_and_repeats_stretch_it(paths):
 def test_a_shortfall_is_stated(paths, capsys):
     put(paths, chat=records("chat", 300), mqa=records("mqa", 10))
     weights = {"chat": 1, "booksum": 1, "mqa": 2}
-    mix.run(paths, params(unit="examples", weights=weights, total=100))
+    mix.run(paths, params(weights_by="examples", weights=weights, total=100))
     train, _, metrics = results(paths)
     assert Counter(r.meta["origin"] for r in train) == {"chat": 25, "mqa": 10}
     found = metrics["sources"]
@@ -108,7 +117,7 @@ def test_validation_holds_whole_groups_once(paths):
         mqa=records("mqa", 90, group=3),
         booksum=records("booksum", 40, group=20),
     )
-    mix.run(paths, params(validation_share=0.1, max_repeats=3))
+    mix.run(paths, params(validation_share=0.1, epochs=3))
     train, validation, metrics = results(paths)
     groups = [{r.meta.get("group", r.id.partition("~")[0]) for r in side} for side in (train, validation)]
     assert groups[0] & groups[1] == set()
@@ -121,7 +130,7 @@ def test_equal_records_are_one_across_sources(paths):
     twice = records("chat", 20)
     copies = [Conversation(f"raft-{n}", "raft", r.messages, {}) for n, r in enumerate(twice[:5])]
     put(paths, chat=twice, raft=[*copies, *records("raft", 15)])
-    mix.run(paths, params(unit="examples", weights={"chat": 1, "booksum": 0, "mqa": 0, "raft": 1}))
+    mix.run(paths, params(weights_by="examples", weights={"chat": 1, "booksum": 0, "mqa": 0, "raft": 1}))
     train, _, metrics = results(paths)
     texts = [tuple(m.content for m in r.messages) for r in train]
     assert len(set(texts)) == len(texts) == 30
@@ -132,7 +141,7 @@ def test_equal_records_are_one_across_sources(paths):
 def test_caps_limit_a_source(paths):
     put(paths, chat=records("chat", 300), booksum=records("booksum", 60))
     weights = {"chat": 1, "booksum": 1, "mqa": 0}
-    mix.run(paths, params(unit="examples", weights=weights, caps={"booksum": 10}))
+    mix.run(paths, params(weights_by="examples", weights=weights, most={"booksum": 10}))
     train, _, metrics = results(paths)
     assert Counter(r.meta["origin"] for r in train) == {"chat": 10, "booksum": 10}
     assert metrics["sources"]["booksum"]["capped"] == 50
@@ -153,7 +162,7 @@ def test_the_choice_is_the_seeds(paths):
     put(paths, chat=records("chat", 200), mqa=records("mqa", 100))
     outs, weights = [], {"chat": 1, "mqa": 1, "booksum": 0}
     for seed in (1, 1, 2):
-        mix.run(paths, params(seed=seed, unit="examples", total=50, weights=weights))
+        mix.run(paths, params(seed=seed, weights_by="examples", total=50, weights=weights))
         outs.append((paths.mixture / "train.jsonl").read_bytes())
     assert outs[0] == outs[1] != outs[2]
 
@@ -182,13 +191,3 @@ def test_a_torn_line_is_named(paths):
     paths.mqa.write_bytes(b'{"id": "x"\n')
     with pytest.raises(InputError, match=r"mqa\.jsonl:1: not valid JSON"):
         mix.run(paths, params())
-
-
-def test_taken_stops_at_the_nearest_whole_record():
-    draw = random.Random(3)
-    entries = [mix.Entry("chat", str(n), str(n), b"", draw.randint(1, 50), 0) for n in range(40)]
-    for target in range(0, 2000, 37):
-        sizes = [choice.entry.tokens for choice in mix.taken(entries, target, "tokens")]
-        following = entries[len(sizes) % 40].tokens
-        assert abs(sum(sizes) - target) <= abs(sum(sizes) + following - target)
-    assert list(mix.taken([], 10, "tokens")) == []

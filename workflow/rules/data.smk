@@ -157,6 +157,7 @@ rule mix:
         "logs/mix.log",
     benchmark:
         "logs/bench/mix.tsv"
+    threads: 4
     params:
         stage=stage("mix"),
         why=why("mix"),

@@ -30,6 +30,7 @@ from stillroom import processes
 from stillroom.artifacts import atomic_write, sha256, write_json, write_jsonl
 from stillroom.cleaning import duplicates, filters, markup, near_duplicates, redaction, turns
 from stillroom.cleaning.duplicates import Check
+from stillroom.cleaning.likeness import Likeness
 from stillroom.cleaning.scratch import Cleaned, Scratch, scratch
 from stillroom.errors import InputError, ParamsError
 from stillroom.params import Block
@@ -369,9 +370,9 @@ def comparison(name: str, params: Params, kept: Scratch) -> Check:
     return near_duplicates.near(kept, likeness(params))
 
 
-def likeness(params: Params) -> near_duplicates.Likeness:
+def likeness(params: Params) -> Likeness:
     """What near-duplicates are, by the settings."""
-    return near_duplicates.Likeness(params.near_threshold, params.near_ngram, params.near_permutations)
+    return Likeness(params.near_threshold, params.near_ngram, params.near_permutations)
 
 
 def length(params: Params) -> filters.Filter:

@@ -1,39 +1,46 @@
 """Sources by weight into one mixture.
 
-data/interim/{distilled,booksum,mqa,raft}.jsonl ──▶ mix ──▶ data/processed/mixture/{train,validation}.jsonl
+data/interim/{distilled,booksum,mqa,raft}.jsonl, data/benchmarks ──▶ mix ──▶ mixture/{train,validation}.jsonl,
+                                                                           mix-removed.jsonl
 
     stillroom mix
 
-The texts are read twice and never held: once to count tokens, once to copy the chosen records to their
-places. Exact repeats are removed across sources. Validation holds whole groups (a conversation, book,
-question or document), unweighted.
+Records that hold what a benchmark tests are removed, then those that are there twice; each is listed with its
+reason. The texts are read twice and never held: once by worker processes that count tokens and compare, once
+to copy the chosen records. What is known of them stands in DuckDB (`mixing.catalogue`), so memory is bounded.
+Validation holds whole groups (a conversation, book, question or document), unweighted.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 from pydantic import Field, model_validator
 
-from stillroom import chat_format, summary
-from stillroom.artifacts import atomic_directory, canonical_json, open_input, sha256, write_json, write_jsonl
-from stillroom.chat_format import ChatFormat, Tokenizer, encode_stream, load_tokenizer
-from stillroom.draws import held_out, rank
+from stillroom import processes, summary
+from stillroom.artifacts import atomic_directory, open_input, write_json, write_jsonl
+from stillroom.cleaning.likeness import Likeness
 from stillroom.errors import InputError
+from stillroom.mixing import decontamination, duplicates, weights
+from stillroom.mixing.catalogue import Catalogue, Choice, catalogue
+from stillroom.mixing.decontamination import Decontamination
+from stillroom.mixing.protected import protected
+from stillroom.mixing.scan import Chunk, Scan, chunks
 from stillroom.params import Block, Settings
 from stillroom.progress import track
-from stillroom.records import Conversation, conversation
 
 ORIGINS = ("chat", "booksum", "mqa", "raft")
 """what may be mixed; of equal records the one of the earlier origin stays"""
+SMALL = 16 << 20
+"""bytes of input that one process reads sooner than others would start"""
+MOST_PROCESSES = 16
+"""of the workers"""
 
 Unit = Literal["tokens", "examples"]
 
@@ -57,8 +64,8 @@ class Weights(Settings):
         return self
 
 
-class Caps(Settings):
-    """Most records of a source, before weighting; null takes all."""
+class Most(Settings):
+    """Most records of a source, before weighting, drawn by the seed; null takes all."""
 
     chat: int | None = Field(default=None, ge=1)
     """distilled conversations"""
@@ -68,6 +75,22 @@ class Caps(Settings):
     """questions over many documents"""
     raft: int | None = Field(default=None, ge=1)
     """questions about the user's own documents"""
+
+
+class NearDuplicates(Settings):
+    """What makes two records almost the same: the runs of words of their human turns, as in `extract`."""
+
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """least Jaccard similarity of two records of different sources that removes the later source's"""
+    ngram: int = Field(default=5, ge=1)
+    """words of the runs whose share is that similarity"""
+    permutations: int = Field(default=128, ge=1)
+    """length of the MinHash signatures; more find more of the pairs close to the threshold"""
+
+    @property
+    def likeness(self) -> Likeness:
+        """The comparison."""
+        return Likeness(self.threshold, self.ngram, self.permutations)
 
 
 class Params(Block):
@@ -81,16 +104,27 @@ class Params(Block):
     """the format in which tokens are counted"""
     weights: Weights = Weights()
     """shares of the sources"""
-    unit: Unit = "tokens"
+    weights_by: Unit = "tokens"
     """what the shares are shares of"""
+    temperature: float | None = Field(default=None, gt=0)
+    """null: the weights are the shares; else each is multiplied by its source's size ** (1 / temperature)"""
     total: int | None = Field(default=None, ge=1)
     """size of the mixture in that unit; null takes as much as the scarcest source allows"""
-    max_repeats: float = Field(default=1.0, ge=1)
-    """how often a source may be used whole (its epochs); 2.5 is twice and half of it a third time"""
-    caps: Caps = Caps()
+    epochs: float = Field(default=1.0, ge=1)
+    """how often a source that is too small may be used whole; 2.5 is twice and half of it a third time"""
+    most: Most = Most()
     """most records of each source"""
+    near_duplicates: NearDuplicates | None = NearDuplicates()
+    """removes what another source has almost so; null: only equal records are removed"""
+    decontamination: Decontamination | None = Decontamination()
+    """removes records that hold what a benchmark tests; null: none"""
     validation_share: float = Field(default=0.02, ge=0, lt=1)
     """share of each source's groups that validate (books, questions, documents, conversations)"""
+
+    @property
+    def size(self) -> str:
+        """How much of the mixture a record is, in SQL."""
+        return "tokens" if self.weights_by == "tokens" else "1"
 
 
 @dataclass(frozen=True)
@@ -101,250 +135,210 @@ class Paths:
     booksum: Path = Path("data/interim/booksum.jsonl")
     mqa: Path = Path("data/interim/mqa.jsonl")
     raft: Path = Path("data/interim/raft.jsonl")
+    benchmarks: Path = Path("data/benchmarks")
     base: Path = Path("models/base")
     mixture: Path = Path("data/processed/mixture")
+    removed: Path = Path("reports/samples/mix-removed.jsonl")
     metrics: Path = Path("reports/metrics/mix.json")
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What is kept in memory of a record: where it lies, and what choosing needs."""
-
-    origin: str
-    id: str
-    group: str
-    digest: bytes
-    """of the messages: equal records have equal ones"""
-    tokens: int
-    offset: int
-    """of its line, in bytes"""
-
-    def size(self, unit: Unit) -> int:
-        """How much of the mixture it is."""
-        return self.tokens if unit == "tokens" else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A record in the mixture; `copy` counts from 1."""
-
-    entry: Entry
-    copy: int
-
-    @property
-    def id(self) -> str:
-        """The record's own id, `id~2` where it is repeated."""
-        return self.entry.id if self.copy == 1 else f"{self.entry.id}~{self.copy}"
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Chosen records; what each source's weight asks for, and what it can give, in the mixture's unit."""
-
-    choices: list[Choice]
-    targets: dict[str, float]
-    stock: dict[str, float]
+    def sources(self, params: Params) -> dict[str, Path]:
+        """The files of the sources with a weight, in their order."""
+        given = params.weights.model_dump()
+        return {origin: getattr(self, origin) for origin in ORIGINS if given[origin]}
 
 
 def run(paths: Paths, params: Params) -> None:
-    """Write the mixture and its report. Raises InputError on a bad record or if there is nothing to mix."""
-    files = {origin: getattr(paths, origin) for origin in ORIGINS}
-    chat, tokenizer = chat_format.get(params.chat_format), load_tokenizer(paths.base)
-    dropped: Counter[str] = Counter()
-    entries = capped(list(distinct(scan(files, chat, tokenizer), dropped)), params, dropped)
-    held = validation_groups(entries, params)
-    train = chosen([e for e in entries if (e.origin, e.group) not in held], params)
-    if not train.choices:
-        raise InputError(
-            "there is nothing to mix: every source with a weight is empty",
-            where=", ".join(str(files[origin]) for origin in shares(params)),
-            hint="give a weight in mix.weights to a source that has records",
-        )
-    weighted = [e for e in entries if e.origin in shares(params) and (e.origin, e.group) in held]
-    validation = sorted((Choice(entry, 1) for entry in weighted), key=lambda choice: choice.id)
-    with atomic_directory(paths.mixture) as folder:
-        write_jsonl(folder / "train.jsonl", copied(train.choices, files))
-        write_jsonl(folder / "validation.jsonl", copied(validation, files))
-    report = metrics(entries, train, validation, dropped, params)
-    state(report, params)
+    """Write the mixture, what was removed and the report.
+
+    Raises InputError on a bad record, or if there is nothing to mix.
+    """
+    files = paths.sources(params)
+    scratch = paths.mixture.with_name(".mix.partial")
+    with catalogue(scratch, processes.available()) as found:
+        fill(found, files, paths, params, scratch)
+        plan = planned(found, files, params)
+        with atomic_directory(paths.mixture) as folder:
+            write_jsonl(folder / "train.jsonl", copied(found.choices("chosen", "name"), files))
+            write_jsonl(folder / "validation.jsonl", copied(found.choices("validation", "id"), files))
+        write_jsonl(paths.removed, removed(found))
+        report = metrics(found, plan, params)
+    state(report)
     write_json(paths.metrics, report)
 
 
-def scan(files: dict[str, Path], chat: ChatFormat, tokenizer: Tokenizer) -> Iterator[Entry]:
-    """Every record of every source, with its tokens counted."""
+def fill(found: Catalogue, files: dict[str, Path], paths: Paths, params: Params, scratch: Path) -> None:
+    """Take every record in; remove those that a benchmark tests, duplicates, and what is over a limit."""
+    settings = params.decontamination
+    if settings is not None:
+        decontamination.build(protected(paths.benchmarks), settings, scratch)
+    full = sum(path.stat().st_size > 0 for path in files.values() if path.exists())
+    likeness = params.near_duplicates.likeness if params.near_duplicates and full > 1 else None
+    index = scratch if settings else None
+    workers = workers_for(files)
+    scan = Scan(paths.base, params.chat_format, likeness, index, settings, workers)
+    take(found, scan, chunks(files), workers)
+    found.check_ids()
+    duplicates.exact(found)
+    if likeness:
+        duplicates.near(found, likeness, files)
+    found.cap(params.most.model_dump(), params.seed)
+
+
+def workers_for(files: dict[str, Path]) -> int:
+    """Processes that are worth while."""
+    size = sum(path.stat().st_size for path in files.values() if path.exists())
+    return 1 if size < SMALL else min(processes.available(), MOST_PROCESSES)
+
+
+def take(found: Catalogue, scan: Scan, work: Iterable[Chunk], workers: int) -> None:
+    """Have the chunks read, and take what comes of them in, in their order."""
     with track("mix", unit="records") as progress:
-        for origin, path in files.items():
-            offsets: list[int] = []
-            for n, (record, encoded) in enumerate(encode_stream(chat, tokenizer, _read(path, offsets))):
-                digest = sha256(canonical_json([[m.role, m.content] for m in record.messages]))
-                group = str(record.meta.get("group", record.id))
-                tokens = len(encoded.ids)
-                yield Entry(origin, record.id, group, bytes.fromhex(digest[:32]), tokens, offsets[n])
-                progress.advance()
+        for chunk, columns in processes.in_order(scan.scanner, work, workers):
+            found.add(chunk.origin, columns)
+            progress.advance(len(columns.ids))
+    found.flush()
 
 
-def distinct(entries: Iterable[Entry], dropped: Counter[str]) -> Iterator[Entry]:
-    """The first of equal records, and records that have an id of their own.
-
-    Raises InputError where records of two sources share an id.
-    """
-    seen: set[bytes] = set()
-    ids: dict[str, str] = {}
-    for entry in entries:
-        if entry.id in ids:
-            both = f"{ids[entry.id]} and {entry.origin}"
-            raise InputError(f"two records have the id {entry.id!r}", where=both)
-        ids[entry.id] = entry.origin
-        if entry.digest in seen:
-            dropped[f"duplicate_{entry.origin}"] += 1
-            continue
-        seen.add(entry.digest)
-        yield entry
+def planned(found: Catalogue, files: dict[str, Path], params: Params) -> weights.Plan:
+    """Split, weigh and choose. Raises InputError where no source with a weight has a record."""
+    found.split(params.validation_share, params.seed)
+    sizes = found.sizes("train", params.size)
+    if not sizes:
+        raise InputError(
+            "there is nothing to mix: every source with a weight is empty",
+            where=", ".join(map(str, files.values())),
+            hint="give a weight in mix.weights to a source that has records",
+        )
+    shares = weights.shares(params.weights.model_dump(), sizes, params.temperature)
+    plan = weights.plan(shares, sizes, params.epochs, params.total)
+    found.choose(plan.taken, params.size, params.seed)
+    return plan
 
 
-def capped(entries: Sequence[Entry], params: Params, dropped: Counter[str]) -> list[Entry]:
-    """At most so many records of each source as its cap says, drawn by the seed."""
-    kept = []
-    for origin in ORIGINS:
-        own = shuffled((e for e in entries if e.origin == origin), params.seed)
-        cap = getattr(params.caps, origin)
-        kept += own[:cap]
-        dropped[f"capped_{origin}"] += len(own) - len(own[:cap])
-    return kept
-
-
-def validation_groups(entries: Iterable[Entry], params: Params) -> set[tuple[str, str]]:
-    """(origin, group) of what validates: the share of each source's groups, none where it is under a half."""
-    groups: dict[str, set[str]] = {}
-    for entry in entries:
-        groups.setdefault(entry.origin, set()).add(entry.group)
-    return {
-        (origin, group)
-        for origin, own in groups.items()
-        for group in held_out(own, params.validation_share, params.seed, at_least=0)
-    }
-
-
-def chosen(entries: Sequence[Entry], params: Params) -> Mixture:
-    """Choose records of every source by weight, sorted by id.
-
-    A source gives what its weight asks for, at most `max_repeats` times all it has. Without a total, the
-    mixture is as large as it can be with every source that has records giving its whole share.
-    """
-    wanted = shares(params)
-    sources = {origin: [e for e in entries if e.origin == origin] for origin in wanted}
-    stock = {o: params.max_repeats * sum(e.size(params.unit) for e in own) for o, own in sources.items()}
-    scarcest = min((stock[o] / share for o, share in wanted.items() if stock[o]), default=0.0)
-    total = scarcest if params.total is None else float(params.total)
-    targets = {origin: share * total for origin, share in wanted.items()}
-    choices = [
-        choice
-        for origin, own in sources.items()
-        for choice in taken(shuffled(own, params.seed), min(targets[origin], stock[origin]), params.unit)
-    ]
-    return Mixture(sorted(choices, key=lambda choice: choice.id), targets, stock)
-
-
-def shares(params: Params) -> dict[str, float]:
-    """The sources with a weight, as shares that add up to 1."""
-    given = {origin: weight for origin, weight in params.weights.model_dump().items() if weight}
-    return {origin: weight / sum(given.values()) for origin, weight in given.items()}
-
-
-def taken(entries: Sequence[Entry], target: float, unit: Unit) -> Iterator[Choice]:
-    """Records in order, again and again, until the target is reached as nearly as whole records allow."""
-    reached = 0
-    for number, entry in enumerate(cycle(entries)):
-        size = entry.size(unit)
-        if reached + size / 2 > target + 1e-6:
-            return
-        yield Choice(entry, 1 + number // len(entries))
-        reached += size
-
-
-def shuffled(entries: Iterable[Entry], seed: int) -> list[Entry]:
-    """In an order that the seed and the ids decide."""
-    return sorted(entries, key=lambda entry: rank(seed, entry.id))
-
-
-def copied(choices: Iterable[Choice], files: dict[str, Path]) -> Iterator[Conversation]:
-    """The chosen records, read at their places, with `meta.origin`."""
+def copied(choices: Iterable[Choice], files: dict[str, Path]) -> Iterator[dict[str, Any]]:
+    """The chosen records, read at their places, with their names and `meta.origin`."""
     with ExitStack() as stack:
         opened = {origin: stack.enter_context(open_input(path)) for origin, path in files.items()}
         for choice in choices:
-            file = opened[choice.entry.origin]
-            file.seek(choice.entry.offset)
-            record = conversation(orjson.loads(file.readline()), str(files[choice.entry.origin]))
-            meta = {**record.meta, "origin": choice.entry.origin}
-            yield Conversation(choice.id, record.source, record.messages, meta)
+            file = opened[choice.origin]
+            file.seek(choice.start)
+            row = orjson.loads(file.readline())
+            yield {
+                "id": choice.name,
+                "source": row["source"],
+                "messages": row["messages"],
+                "meta": {**row.get("meta", {}), "origin": choice.origin},
+            }
 
 
-def metrics(
-    entries: Sequence[Entry],
-    train: Mixture,
-    validation: Sequence[Choice],
-    dropped: Counter[str],
-    params: Params,
-) -> dict[str, Any]:
+def removed(found: Catalogue) -> Iterator[dict[str, str]]:
+    """What was removed, by id, with the reason and what it was held against; not what was over a limit."""
+    rows = found.rows(
+        "SELECT id, origin, reason, match, detail FROM removed JOIN records USING (n) "
+        "WHERE reason <> 'capped' ORDER BY id"
+    )
+    return (dict(zip(("id", "origin", "reason", "match", "detail"), row, strict=True)) for row in rows)
+
+
+def metrics(found: Catalogue, plan: weights.Plan, params: Params) -> dict[str, Any]:
     """Per source: what there was, what its weight asked for and what it got, by tokens and by examples."""
-    used = [choice.entry for choice in train.choices]
-    tokens = sum(entry.tokens for entry in used)
-    sources = {}
-    for origin, share in shares(params).items():
-        own = [entry for entry in used if entry.origin == origin]
-        available = [entry for entry in entries if entry.origin == origin]
-        sources[origin] = {
-            "available_examples": len(available),
-            "available_tokens": sum(entry.tokens for entry in available),
-            "examples": len(own),
-            "tokens": sum(entry.tokens for entry in own),
-            "target_share": round(share, 6),
-            "share_of_examples": round(len(own) / len(used), 6),
-            "share_of_tokens": round(sum(entry.tokens for entry in own) / tokens, 6),
-            "target": round(train.targets[origin]),
-            "shortfall": max(0, round(train.targets[origin] - train.stock[origin])),
-            "distinct_examples": len({entry.id for entry in own}),
-            "duplicates": dropped[f"duplicate_{origin}"],
-            "capped": dropped[f"capped_{origin}"],
-        }
+    lengths = [tokens for (tokens,) in found.rows("SELECT tokens FROM chosen")]
+    held = totals(found, "validation")
     return {
-        "unit": params.unit,
-        "examples": len(used),
-        "tokens": tokens,
-        "validation_examples": len(validation),
-        "validation_tokens": sum(choice.entry.tokens for choice in validation),
-        "sources": sources,
-        "lengths": summary.lengths([entry.tokens for entry in used]),
+        "unit": params.weights_by,
+        "examples": len(lengths),
+        "tokens": sum(lengths),
+        "validation_examples": sum(count for count, _, _ in held.values()),
+        "validation_tokens": sum(tokens for _, tokens, _ in held.values()),
+        "sources": sources(found, plan, len(lengths), sum(lengths)),
+        "duplicates": pairs(found),
+        "contaminated": contaminated(found),
+        "lengths": summary.lengths(lengths),
     }
 
 
-def state(report: dict[str, Any], params: Params) -> None:
-    """Say on standard error what each source was to give, gave and lacked."""
-    measure = "share_of_tokens" if params.unit == "tokens" else "share_of_examples"
+def sources(found: Catalogue, plan: weights.Plan, examples: int, tokens: int) -> dict[str, dict[str, Any]]:
+    """The part of the report about each source."""
+    available, used, held = (totals(found, table) for table in ("live", "chosen", "validation"))
+    gone = {
+        (origin, reason): count
+        for origin, reason, count in found.rows(
+            "SELECT origin, reason, count(*) FROM removed JOIN records USING (n) GROUP BY ALL"
+        )
+    }
+    rows = {}
+    for origin, share in plan.shares.items():
+        own_examples, own_tokens, distinct = used[origin]
+        rows[origin] = {
+            "available_examples": available[origin][0],
+            "available_tokens": available[origin][1],
+            "examples": own_examples,
+            "tokens": own_tokens,
+            "target_share": round(share, 6),
+            "share_of_examples": round(own_examples / examples, 6),
+            "share_of_tokens": round(own_tokens / tokens, 6),
+            "target": round(plan.targets[origin]),
+            "shortfall": plan.shortfall(origin),
+            "distinct_examples": distinct,
+            "epochs": round(own_examples / distinct, 2) if distinct else 0.0,
+            "validation_examples": held[origin][0],
+            "duplicates": gone.get((origin, "duplicate"), 0),
+            "near_duplicates": gone.get((origin, "near_duplicate"), 0),
+            "contaminated": gone.get((origin, "contaminated"), 0),
+            "capped": gone.get((origin, "capped"), 0),
+        }
+    return rows
+
+
+def totals(found: Catalogue, table: str) -> dict[str, tuple[int, int, int]]:
+    """(records, tokens, distinct records) of a table, by source."""
+    rows = found.rows(
+        f"SELECT origin, count(*), sum(tokens)::BIGINT, count(DISTINCT n) FROM {table} GROUP BY origin"
+    )
+    return dict.fromkeys(ORIGINS, (0, 0, 0)) | {origin: (n, tokens, own) for origin, n, tokens, own in rows}
+
+
+def pairs(found: Catalogue) -> dict[str, dict[str, int]]:
+    """Duplicates by pair of sources: the one that lost them, and the one that has them."""
+    rows = found.rows(
+        """
+        SELECT gone.origin || ' in ' || kept.origin AS pair,
+               count(*) FILTER (reason = 'duplicate'), count(*) FILTER (reason = 'near_duplicate')
+        FROM removed JOIN records gone USING (n) JOIN records kept ON kept.id = removed.match
+        WHERE reason IN ('duplicate', 'near_duplicate') GROUP BY pair ORDER BY pair
+        """
+    )
+    return {pair: {"equal": equal, "almost_equal": almost} for pair, equal, almost in rows}
+
+
+def contaminated(found: Catalogue) -> dict[str, dict[str, int]]:
+    """Records that a benchmark tests, by source and benchmark."""
+    rows = found.rows(
+        """
+        SELECT origin, split_part(match, '/', 1) AS benchmark, count(*) FROM removed JOIN records USING (n)
+        WHERE reason = 'contaminated' GROUP BY ALL ORDER BY ALL
+        """
+    )
+    counts: dict[str, dict[str, int]] = {}
+    for origin, benchmark, count in rows:
+        counts.setdefault(origin, {})[benchmark] = count
+    return counts
+
+
+def state(report: dict[str, Any]) -> None:
+    """Say on standard error what each source was to give, gave and lacked, and what was removed."""
+    unit = report["unit"]
     for origin, source in report["sources"].items():
         line = (
-            f"mix: {origin}: {source['target_share']:.1%} of {params.unit} wanted, "
-            f"{source[measure]:.1%} reached, "
+            f"mix: {origin}: {source['target_share']:.1%} of {unit} wanted, "
+            f"{source[f'share_of_{unit}']:.1%} reached, "
             f"{source['examples']:,} examples of {source['available_examples']:,}"
         )
+        if source["epochs"] > 1:
+            line += f"; each {source['epochs']:g} times on average"
         if source["shortfall"]:
-            line += f"; {source['shortfall']:,} {params.unit} short (mix.max_repeats, mix.weights)"
+            line += f"; {source['shortfall']:,} {unit} short (mix.epochs, mix.weights)"
+        for what in ("contaminated", "duplicates", "near_duplicates", "capped"):
+            if source[what]:
+                line += f"; {source[what]:,} {what.replace('_', '-')}"
         print(line, file=sys.stderr)
-
-
-def _read(path: Path, offsets: list[int]) -> Iterator[Conversation]:
-    """Stream a file's records and note where each begins."""
-    with open_input(path) as file:
-        offset = 0
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                offsets.append(offset)
-                yield conversation(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
-            offset += len(line)
-
-
-def _parsed(line: bytes, where: str) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"not valid JSON ({error})", where=where) from None
