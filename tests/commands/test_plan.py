@@ -1,0 +1,123 @@
+"""`stillroom plan --cost`; the plan itself is tested in tests/pipeline."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from stillroom.cli import app
+from stillroom.commands import plan
+from stillroom.records import Conversation, Message, write_conversations
+
+CONVERSATIONS = "data/interim/conversations.jsonl"
+
+
+def stage(name, upstream=(), why="", **fields):
+    return {
+        "name": name,
+        "upstream": list(upstream),
+        "stale": bool(why),
+        "why": why,
+        "deps": [],
+        "outs": [],
+    } | fields
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout whose plan is what `stages` holds."""
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("dvc.yaml", "Snakefile"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    stages = [
+        stage("extract", outs=[CONVERSATIONS]),
+        stage("distill", ["extract"], "params changed", deps=[CONVERSATIONS]),
+    ]
+    monkeypatch.setattr(plan, "judge", lambda: stages)
+    recipe(tmp_path)
+    return tmp_path, stages
+
+
+def recipe(folder, **endpoint):
+    endpoint = {"base_url": "http://127.0.0.1:9/v1", **endpoint}
+    block = {"sampling": {"max_tokens": 1000}}
+    document = {"common": {"teacher": {"model": "mock"}}, "endpoint": endpoint, "distill": block}
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+
+
+def conversations(folder, count):
+    human = (Message("user", "Why is the sky blue?"),)
+    write_conversations(
+        folder / CONVERSATIONS, [Conversation(f"c{i}", "test", human, {"n": i}) for i in range(count)]
+    )
+
+
+def shown(*options):
+    done = CliRunner().invoke(app, ["plan", "--cost", *options], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_the_table_fits_80_columns_and_says_what_it_rests_on(checkout):
+    folder, _ = checkout
+    conversations(folder, 3)
+    recipe(folder, prices={"mock": {"prompt": 1.0, "completion": 1000.0}}, max_cost=20)
+    lines = shown().splitlines()
+    row = next(line.split() for line in lines if line.startswith(" distill"))
+    assert row[:3] == ["distill", "0", "1"]  # all ask the same
+    assert row[-3:] == ["0.25", "–", "1.00"]
+    assert any("assumed" in line for line in lines)
+    assert any("before it has spent 20" in line for line in lines)
+    table = [line for line in lines if line.startswith(" ")]
+    assert max(map(len, table)) <= 80
+
+
+def test_json_has_stages_and_total(checkout):
+    folder, stages = checkout
+    conversations(folder, 2)
+    stages[0] |= {"stale": True, "why": "sources modified"}
+    found = json.loads(shown("--json"))
+    assert found["stages"]["distill"]["after"] == ["extract"]
+    estimate = found["stages"]["distill"]["estimate"]
+    assert estimate["completion_tokens"] == {"low": 250, "high": 1000}
+    assert estimate["cost"] is None
+    assert found["total"]["requests"] == estimate["requests"] == {"low": 1, "high": 1}
+    assert found["max_cost"] is None
+    assert "which extract may change" in shown()
+    assert "no price" in shown()
+
+
+def test_a_stage_without_its_input_names_the_stages_to_run_first(checkout):
+    found = json.loads(shown("--json"))
+    assert found["stages"]["distill"]["first"] == ["extract"]
+    assert found["total"] is None
+    assert "first: stillroom run extract" in shown()
+
+
+def test_a_fresh_stage_asks_nothing_though_the_cache_is_empty(checkout):
+    folder, stages = checkout
+    conversations(folder, 2)
+    stages[1] |= {"stale": False, "why": ""}
+    assert json.loads(shown("--json"))["stages"]["distill"]["estimate"]["requests"] == {"low": 0, "high": 0}
+    assert "fresh, asks nothing" in shown()
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0.00"), (0.01234, "0.0123"), (3.456, "3.46"), (12345.6, "12,346")]
+)
+def test_money(amount, text):
+    assert plan.money(amount) == text
+
+
+def test_nothing_is_written_into_the_checkout(checkout):
+    folder, _ = checkout
+    conversations(folder, 2)
+    before = sorted(path for path in folder.rglob("*") if "cache" not in path.parts)
+    shown()
+    assert sorted(path for path in folder.rglob("*") if "cache" not in path.parts) == before
+    assert Path.cwd() == folder
