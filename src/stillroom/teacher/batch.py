@@ -26,6 +26,7 @@ from filelock import AsyncFileLock
 from stillroom.errors import BudgetError, EndpointError
 from stillroom.params import Endpoint
 from stillroom.teacher.cache import Cache, Row
+from stillroom.teacher.keys import redacted, without
 from stillroom.teacher.prices import Ledger
 from stillroom.teacher.requests import Query, answered, says_too_long, too_long
 
@@ -44,7 +45,7 @@ class Batches:
     """Buys queries in batches on behalf of one run.
 
     counts: asked, prompt_tokens and completion_tokens are added to it.  say: shows a short note of progress.
-    describe: an error of the SDK in one line, without the key.
+    describe: an error of the SDK in one line, without the key.  secret: the key, kept out of what comes back.
     Raises EndpointError where the endpoint refuses, BudgetError before a batch that could exceed the budget.
     """
 
@@ -58,11 +59,12 @@ class Batches:
         counts: Counter[str],
         say: Callable[[str], None],
         describe: Callable[[openai.APIError], str],
+        secret: str | None = None,
     ) -> None:
         self._client, self._address = client.with_options(max_retries=RETRIES), address
         self._settings, self._most_tries = endpoint.batch, endpoint.max_attempts
         self._cache, self._ledger, self._counts = cache, ledger, counts
-        self._say, self._describe = say, describe
+        self._say, self._describe, self._secret = say, describe, secret
         self._waiting: dict[str, Query] = {}
         self._reserved: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
@@ -147,7 +149,7 @@ class Batches:
         money = 0.0
         try:
             for query in queries:
-                money += self._ledger.reserve(len(query.text), query.body["max_tokens"])
+                money += self._ledger.reserve(len(query.text.encode()), query.body["max_tokens"])
         except BudgetError:
             self._ledger.release(money, billed=False)
             raise
@@ -188,7 +190,7 @@ class Batches:
             row = self._row(query, result, failures)
             if row is not None:
                 del missing[query.key]
-                stored.append(asyncio.wrap_future(self._cache.store(row)))
+                stored.append(asyncio.wrap_future(self._cache.store(without(self._secret, row))))
         await asyncio.gather(*stored)
 
     def _row(self, query: Query, result: dict[str, Any], failures: list[str]) -> Row | None:
@@ -211,7 +213,7 @@ class Batches:
         self._counts["asked"] += 1
         self._counts["prompt_tokens"] += row.prompt_tokens
         self._counts["completion_tokens"] += row.completion_tokens
-        cost = self._ledger.settle(0.0, len(query.text), row.prompt_tokens, row.completion_tokens)
+        cost = self._ledger.settle(0.0, len(query.text.encode()), row.prompt_tokens, row.completion_tokens)
         return row if cost is None else replace(row, cost=cost)
 
     def _count_tries(self, missing: dict[str, str], failures: Sequence[str]) -> None:
@@ -223,7 +225,9 @@ class Batches:
             raise self._error(f"{len(missing)} requests have no answer after {self._most_tries} batches")
 
     def _error(self, what: str) -> EndpointError:
-        return EndpointError(what, where=self._address, hint="everything answered is kept")
+        return EndpointError(
+            redacted(what, self._secret), where=self._address, hint="everything answered is kept"
+        )
 
     # --- the record, and the endpoint ---
 

@@ -313,6 +313,7 @@ class Asker:
             self.counts,
             self._say,
             self._describe,
+            self._secret,
         )
 
     async def _find_or_ask(self, wanted: Query) -> tuple[Row, bool]:
