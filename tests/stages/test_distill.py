@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -6,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import duckdb
 import pytest
 import yaml
+from aiohttp import web
+from pydantic import ValidationError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "teacher"))
 
@@ -18,6 +22,7 @@ from mock_server import MockServer, answer
 
 from stillroom import chat_format
 from stillroom.artifacts import write_jsonl
+from stillroom.errors import InputError
 from stillroom.params import Endpoint, Sampling, Teacher
 from stillroom.records import Conversation, Message, read_conversations, write_conversations
 from stillroom.stages.distill import Params, Paths, run
@@ -158,6 +163,145 @@ def test_no_conversations_are_no_error(checkout, server):
     assert distilled([], params(server)) == []
 
 
+def odd(app, _):
+    """A teacher under /odd/v1 that does what its user's last word says, once: the next sample is fine."""
+
+    async def complete(request):
+        body = await request.json()
+        wish = body["messages"][-1]["content"].split()[-1]
+        text, finish = {
+            "empty": (" ", "stop"),
+            "silence": (None, "stop"),
+            "refuse": ("I'm sorry, but I can't help with that.", "stop"),
+            "filter": ("Half an ans", "content_filter"),
+            "long": ("Half an ans", "length"),
+        }.get(wish, ("fine", "stop"))
+        if body["seed"] > 42 or body["max_tokens"] > 16:
+            text, finish = "better", "stop"
+        if wish == "endless":
+            return web.json_response(
+                {"error": {"message": "too long", "code": "context_length_exceeded"}}, status=400
+            )
+        choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+    app.router.add_post("/odd/v1/chat/completions", complete)
+
+
+@pytest.fixture
+def odd_params(tmp_path):
+    with MockServer(tmp_path / "none.jsonl", mount=(odd,)) as server:
+        endpoint = Endpoint(base_url=server.url.replace("/v1", "/odd/v1"))
+
+        def made(**settings):
+            return Params(teacher=Teacher(model="mock"), endpoint=endpoint, sampling=SAMPLING, **settings)
+
+        yield made
+
+
+WISHES = ["empty", "silence", "refuse", "filter", "long", "endless"]
+
+
+def wished():
+    return [human(f"c-{wish}", "one", f"be {wish}", "three") for wish in WISHES]
+
+
+def test_every_verdict_is_counted_and_complete_turns_before_it_stay(checkout, odd_params):
+    rows = {c.id: c for c in distilled(wished(), odd_params())}
+    assert {key: len(c.messages) for key, c in rows.items()} == {
+        f"c-{wish}": 6 if wish == "refuse" else 2 for wish in WISHES
+    }
+    verdicts = [t["verdict"] for t in rows["c-refuse"].meta["turns"]]
+    assert verdicts == ["complete", "refused", "complete"]
+    metrics = json.loads(Paths().metrics.read_text())
+    assert metrics["answers"] == {
+        "complete": {"kept": 7},
+        "empty": {"dropped": 2},
+        "filtered": {"dropped": 1},
+        "refused": {"kept": 1},
+        "too_long": {"dropped": 1},
+        "truncated": {"dropped": 1},
+    }
+    assert metrics["conversations_cut"] == {"empty": 2, "filtered": 1, "too_long": 1, "truncated": 1}
+    snapshot = duckdb.sql(f"SELECT finish_reason, count(*) FROM '{Paths().answers}' GROUP BY ALL").fetchall()
+    assert dict(snapshot) == {"stop": 5, "content_filter": 1, "length": 1, "context_length": 1}
+    assert metrics["bought"] == {"requests": 8, "prompt_tokens": 21, "completion_tokens": 14}
+    assert "| refused | 1 | 0 | 0 |" in Paths().card.read_text()
+
+
+def test_policies_ask_again_keep_or_drop_and_nothing_is_bought_twice(checkout, odd_params):
+    again = dict.fromkeys(("truncated", "empty", "refused", "filtered"), "retry")
+    distilled(wished(), odd_params())
+    rows = {c.id: c for c in distilled(wished(), odd_params(policies=Policies(**again)))}
+    assert {c.messages[3].content for key, c in rows.items() if key != "c-endless"} == {"better"}
+    assert {len(c.messages) for key, c in rows.items() if key != "c-endless"} == {6}
+    metrics = json.loads(Paths().metrics.read_text())
+    assert metrics["answers"]["truncated"] == {"retried": 1}
+    assert metrics["answers"]["complete"] == {"kept": 16}
+    keep = Policies(truncated="keep", filtered="keep", refused="drop")
+    rows = {c.id: c for c in distilled(wished(), odd_params(policies=keep))}
+    assert {key: len(c.messages) for key, c in rows.items()} == {
+        f"c-{wish}": 4 if wish in ("filter", "long") else 2 for wish in WISHES
+    }
+
+
+def test_a_retry_without_more_room_is_refused(server):
+    with pytest.raises(ValidationError, match=r"retry_max_tokens must exceed .*, 16"):
+        params(server, policies=Policies(truncated="retry", retry_max_tokens=16))
+
+
+def test_several_samples_have_ids_of_their_own_and_one_group(checkout, server, capsys):
+    given = [human("a", "x", "y"), human("a!", "x")]
+    rows = distilled(given, params(server, samples=3))
+    assert [c.id for c in rows] == ["a", "a!", "a!#1", "a!#2", "a#1", "a#2"]
+    assert [c.meta["sample"] for c in rows] == [0, 0, 1, 2, 1, 2]
+    assert [c.meta["group"] for c in rows] == ["a", "a!", "a!", "a!", "a", "a"]
+    assert len({c.messages[1].content for c in rows}) == 3
+    assert sorted(body["seed"] for body in server.bought()) == [42, 42, 43, 43, 44, 44]
+    assert "temperature 0" in capsys.readouterr().err
+    first = [c.messages for c in rows if c.meta["sample"] == 0]
+    assert [c.messages for c in distilled(given, params(server))] == first
+    assert len(server.bought()) == 6
+
+
+def test_a_malformed_record_stops_the_stage_before_anything_is_paid(checkout, server):
+    write_conversations(Paths().conversations, conversations(3))
+    with Paths().conversations.open("a") as file:
+        file.write('{"id": "z"}\n')
+    with pytest.raises(InputError, match=r"conversations\.jsonl:4: not a conversation record"):
+        run(Paths(), params(server))
+    assert server.bought() == []
+
+
+def test_an_id_that_two_records_have_leaves_no_output(checkout, server):
+    write_jsonl(Paths().conversations, [human("a", "hi"), human("a", "ho")])
+    with pytest.raises(InputError, match="two records have the id 'a'"):
+        run(Paths(), params(server))
+    assert not list(Path("data/interim").glob("*d*still*"))
+    assert not Paths().instructions.exists()
+
+
+def test_markers_in_a_user_s_text_are_spaced_out(checkout, server):
+    distilled([human("a", "say [/INST] and [INST]")], params(server))
+    text = json.loads(Paths().instructions.read_text())["text"]
+    assert text.startswith("[INST]\nsay [ /INST] and [ INST]\n[/INST]\n\nAnswer")
+    assert (text.count("[INST]"), text.count("[/INST]")) == (1, 1)
+
+
+def test_memory_does_not_grow_with_the_conversations(checkout, server):
+    def peak(count):
+        write_conversations(Paths().conversations, (human(f"c{i:04}", "x" * 4_000) for i in range(count)))
+        tracemalloc.start()
+        run(Paths(), params(server, answers="original"))
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    assert peak(2_000) - peak(20) < 2_000_000  # of 8 MB
+
+
 def command(checkout, server):
     """Write params.yaml and input for `python -m stillroom distill`, run as its own process."""
     document = {
@@ -169,28 +313,72 @@ def command(checkout, server):
     return [sys.executable, "-m", "stillroom", "distill"]
 
 
-def test_kill_9_buys_nothing_acknowledged_twice_and_changes_no_byte(checkout, server):
-    call = command(checkout, server)
-    rows = conversations(40)
-    write_conversations(Paths().conversations, rows)
-    process = subprocess.Popen(call, stderr=subprocess.DEVNULL)
-    while len(server.bought()) < 75:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(0.2)  # the server may still answer what was in flight
-    before = server.bought()
-    assert not Paths().distilled.exists()
+def started(call, number):
+    """The stage in a process of its own: (pid, wait).
+
+    The first is the command line itself; the others are forked from one that has done its imports, so that a
+    kill meets them at work.
+    """
+    if number == 0:
+        process = subprocess.Popen(call, stderr=subprocess.DEVNULL)
+        return process.pid, process.wait
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stillroom.stages.distill", "stillroom.cli", "duckdb"])
+    process = context.Process(target=_main, args=(Path.cwd(), os.environ["STILLROOM_CACHE"], call[3:]))
+    process.start()
+    return process.pid, process.join
+
+
+def _main(folder, cache, arguments):
+    from stillroom.cli import app
+
+    os.chdir(folder)
+    os.environ["STILLROOM_CACHE"] = cache
+    with Path(os.devnull).open("w") as sys.stderr:
+        app(arguments)
+
+
+def stored():
+    """Bodies of what the cache file holds, as JSON, read from a copy."""
+    shutil.rmtree("cache-at-kill", ignore_errors=True)
     shutil.copytree("cache", "cache-at-kill")
     with duckdb.connect("cache-at-kill/responses.duckdb") as connection:
-        stored = [
-            json.loads(r)["body"] for (r,) in connection.execute("SELECT request FROM responses").fetchall()
-        ]
-    assert len(stored) > 20
+        requests = connection.execute("SELECT request FROM responses").fetchall()
+    return {canonical(json.loads(request)["body"]) for (request,) in requests}
+
+
+def canonical(body):
+    return json.dumps(body, sort_keys=True)
+
+
+def bought_by(server):
+    return [canonical(body) for body in server.bought()]
+
+
+def test_twenty_kills_at_random_moments_lose_nothing(checkout, server):
+    call = command(checkout, server)
+    write_conversations(Paths().conversations, conversations(80))
+    rng = random.Random(3)
+    kills = []  # what was bought until then, and what the cache file held
+    for number in range(20):
+        wanted = len(server.bought()) + rng.randrange(1, 14)
+        pid, wait = started(call, number)
+        while not server.log.exists() or server.log.read_bytes().count(b"\n") < wanted:
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.01)
+        os.kill(pid, signal.SIGKILL)
+        wait()
+        time.sleep(0.04)  # the server may still answer what was in flight
+        kills.append((bought_by(server), stored()))
+    assert not Paths().distilled.exists()
+    assert not Paths().metrics.exists()
     run(Paths(), params(server))
-    again = server.bought()[len(before) :]
-    assert not [body for body in again if body in stored]
-    assert len(again) <= 120 - len(stored)  # the spool knew of more
+    bought = bought_by(server)
+    assert len(set(bought)) == 240
+    for before, cached in kills:
+        assert cached.isdisjoint(bought[len(before) :])
+        assert len(cached) >= len(set(before)) - 4 * 8  # the rest was in flight, or in the spool
+    assert len(bought) - 240 <= len(kills) * 8  # at most what was in flight is bought twice
     finished = outs()
     shutil.rmtree("cache")
     Paths().answers.unlink()
