@@ -49,7 +49,7 @@ from stillroom.teacher.spool import Spool
 
 __all__ = ["Cache", "Row", "default_path"]
 
-COMMIT_SECONDS = 0.010
+COMMIT_SECONDS = 0.040
 """how long a row waits for others to share its commit"""
 COMMIT_ROWS = 256
 """most rows of one commit"""

@@ -225,7 +225,7 @@ class Asker:
 
         More conversations are open than requests may be in flight: some wait for the cache.
         """
-        places = max(128, 2 * self.endpoint.max_in_flight)
+        places = max(256, 2 * self.endpoint.max_in_flight)
         waiting: asyncio.Queue[Open[T]] = asyncio.Queue(places)
         numbered = enumerate(dialogues())
 
