@@ -323,7 +323,7 @@ def started(call, number):
         process = subprocess.Popen(call, stderr=subprocess.DEVNULL)
         return process.pid, process.wait
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stillroom.stages.distill", "stillroom.cli", "duckdb"])
+    context.set_forkserver_preload(["stillroom.stages.distill", "stillroom.cli", "httpcore2"])
     process = context.Process(target=_main, args=(Path.cwd(), os.environ["STILLROOM_CACHE"], call[3:]))
     process.start()
     return process.pid, process.join

@@ -16,6 +16,7 @@ import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -126,8 +127,10 @@ def run(paths: Paths, params: Params) -> None:
                 lines.add(outcome.conversation.id, line)
 
         used = answer(paths, params, chat, cache, done)
-        write(paths, lines, chat)
-        snapshot.write(paths.answers, cache, used)
+        with ThreadPoolExecutor(1) as pool:  # DuckDB writes the snapshot while Python spells the texts
+            saved = pool.submit(snapshot.write, paths.answers, cache, used)
+            write(paths, lines, chat)
+            saved.result()
     found = metrics(tally, paths.answers)
     with atomic_write(paths.card) as file:
         file.write(card(params, found, tally).encode())
