@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -23,6 +23,7 @@ from rich.text import Text
 PLAIN_SECONDS = 10.0
 """between two plain lines"""
 
+T = TypeVar("T")
 Note: TypeAlias = str | Callable[[], str]
 """a short live text, or what makes it when it is shown: "loss 2.31", "80 % cached · 12K tokens" """
 
@@ -100,7 +101,9 @@ def counted(done: int, total: int | None) -> str:
 
 
 def per_second(rate: float) -> str:
-    """`8.1/s`, `212/s`, `34.1M/s`."""
+    """`8.1/s`, `212/s`, `34.1M/s`; `2.4/min`."""
+    if 0 < rate < 1:
+        return f"{rate * 60:.1f}/min"
     return f"{rate:.1f}/s" if rate < 100 else f"{short(rate)}/s"
 
 
@@ -137,3 +140,11 @@ def track(title: str, total: int | None = None, unit: str = "records") -> Iterat
     tracker = Tracker(title, total, unit, every=float("inf"))
     with _Bar(tracker, console):
         yield tracker
+
+
+def tracked(units: Iterable[T], title: str, total: int | None = None, unit: str = "records") -> Iterator[T]:
+    """The units, with the progress of whoever takes them; see `track`."""
+    with track(title, total, unit) as tracker:
+        for item in units:
+            yield item
+            tracker.advance()

@@ -14,6 +14,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from stillroom.artifacts import write_json
 from stillroom.conversion.sources import Shapes, Source, require_same
 from stillroom.errors import ModelError
+from stillroom.progress import track
 
 Tensors = dict[str, torch.Tensor]
 
@@ -49,12 +50,17 @@ def write_shards(
     groups = list(_groups({name: source.shapes[name] for name in expected}, dtype.itemsize, limit))
     placed: dict[str, str] = {}
     written: Shapes = {}
-    for number, names in enumerate(groups, 1):
-        shard = "model" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}"
-        file = folder / f"{shard}.safetensors"
-        shapes = _write_shard(file, {name: _cast(name, source.read(name), dtype) for name in names}, to_disk)
-        written |= shapes
-        placed |= dict.fromkeys(shapes, file.name)
+    with track("convert", len(expected), "tensors") as progress:
+        for number, names in enumerate(groups, 1):
+            shard = "model" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}"
+            file = folder / f"{shard}.safetensors"
+            tensors: Tensors = {}
+            for name in names:
+                tensors[name] = _cast(name, source.read(name), dtype)
+                progress.advance(1, file.name)
+            shapes = _write_shard(file, tensors, to_disk)
+            written |= shapes
+            placed |= dict.fromkeys(shapes, file.name)
     require_same(written, architecture.on_disk, "models/tuned")
     if len(groups) > 1:
         size = dtype.itemsize * sum(math.prod(shape) for shape in written.values())

@@ -25,6 +25,7 @@ from stillroom.artifacts import atomic_directory, sha256, write_json
 from stillroom.chat_format import ChatFormat, Tokenizer, encode_stream, load_tokenizer
 from stillroom.draws import held_out, rng
 from stillroom.params import Block
+from stillroom.progress import tracked
 from stillroom.records import Conversation, Message, write_conversations
 from stillroom.sources.chapters import Chapter, read_chapters
 
@@ -99,7 +100,8 @@ def made(chapters: Iterable[Chapter], params: Params, chat: ChatFormat, tokenize
     records = instructions(chapters, params.seed, dropped)
     books = held_out((record.meta["book"] for record in records), params.eval_share, params.seed)
     split = Split([], [], books, dropped, [])
-    for record, encoded in encode_stream(chat, tokenizer, records):
+    coded = encode_stream(chat, tokenizer, records)
+    for record, encoded in tracked(coded, "booksum", len(records), "chapters"):
         tokens = len(encoded.ids)
         prompt = tokens - sum(encoded.learn)
         if record.meta["book"] in books:

@@ -30,6 +30,7 @@ from stillroom.chat_format import ChatFormat, Tokenizer, load_tokenizer
 from stillroom.draws import drawn, held_out, rng
 from stillroom.fitting import Draft, Fit, fitted
 from stillroom.params import Block, Endpoint, Sampling, Teacher
+from stillroom.progress import tracked
 from stillroom.records import Conversation, Message, write_conversations
 from stillroom.sources import documents
 from stillroom.sources.documents import Document
@@ -331,7 +332,8 @@ def fit(
     counts["no_distractor"] += len(plans) - len(possible)
     drafts = (Draft(partial(conversation, p), n, 1) for p, n in possible)
     kept = []
-    for (made, n), found in zip(possible, fitted(drafts, limit, chat, tokenizer, prompt=prompt), strict=True):
+    fits = tracked(fitted(drafts, limit, chat, tokenizer, prompt=prompt), "raft", len(possible), "examples")
+    for (made, n), found in zip(possible, fits, strict=True):
         if found.conversation is None:
             counts["too_long"] += 1
             continue
