@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from stillroom import chat_format
+from stillroom import chat_format, tokenising
 from stillroom.chat_format import EOS, FORMATS, encode
 from stillroom.errors import InputError, ModelError, ParamsError
 from stillroom.records import Message
@@ -195,7 +195,7 @@ def test_metaspace_and_byte_level_prefixes_are_switched_off():
     levels = pre_tokenizers.Sequence([metaspace, pre_tokenizers.ByteLevel(add_prefix_space=True)])
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = levels
-    spec = chat_format.without_prefix(json.loads(backend.to_str()))
+    spec = tokenising.without_prefix(json.loads(backend.to_str()))
     first, second = spec["pre_tokenizer"]["pretokenizers"]
     assert first["prepend_scheme"] == "never"
     assert second["add_prefix_space"] is False

@@ -14,18 +14,21 @@ answer is spelled as the continuation that a model generates: a tokenizer that b
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from stillroom.artifacts import read_json
 from stillroom.errors import InputError, ModelError, ParamsError
 from stillroom.records import Conversation, Message
+from stillroom.tokenising import Codec, Encoder, Ints, Longs, Place, Words
 
 Tokenizer = Any
 """A fast transformers tokenizer; untyped so that transformers is not imported here."""
@@ -52,6 +55,20 @@ class Encoded:
 
     ids: list[int]
     learn: list[bool]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token ids of conversations end to end, for each whether the loss is on it; row i is bounds[i:i + 2]."""
+
+    ids: Ints
+    learn: np.ndarray[Any, np.dtype[np.bool_]]
+    bounds: Longs
+
+    def lists(self) -> list[Encoded]:
+        """The rows one by one."""
+        ids, learn, bounds = self.ids.tolist(), self.learn.tolist(), self.bounds.tolist()
+        return [Encoded(ids[start:end], learn[start:end]) for start, end in pairwise(bounds)]
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,10 @@ class ChatFormat:
         if prompt:
             pieces += self._wrap(self.answer)
         return _merge(pieces)
+
+    def bound(self, tokenizer: Tokenizer) -> ChatFormat:
+        """The format as this tokenizer spells it; only the tokenizer's own template differs by tokenizer."""
+        return self
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         """The conversation as one text, without the begin and end tokens that a tokenizer adds."""
@@ -233,12 +254,17 @@ FORMATS = {
 
 
 def get(name: str) -> ChatFormat:
-    """The format of that name. Raises ParamsError with the known names."""
+    """The format of that name; `tokenizer` is the tokenizer's own template. Raises ParamsError if unknown."""
+    from stillroom.chat_template import OWN
+
+    if name == OWN.name:
+        return OWN
     try:
         return FORMATS[name]
     except KeyError:
+        known = ", ".join((*FORMATS, OWN.name))
         raise ParamsError(
-            f"no chat format {name!r}", where="common.chat_format", hint=f"known: {', '.join(FORMATS)}"
+            f"no chat format {name!r}", where="common.chat_format", hint=f"known: {known}"
         ) from None
 
 
@@ -274,36 +300,62 @@ def encode(
     *,
     prompt: bool = False,
 ) -> list[Encoded]:
-    """Token ids and loss mask of many conversations, tokenised in one batch.
+    """Token ids and loss mask of many conversations, tokenised in one batch: see `encode_rows`."""
+    rows = encode_rows(chat, tokenizer, conversations, codec(tokenizer), prompt=prompt)
+    return rows.lists()
 
-    Text is encoded with control tokens off, so that none can be injected; each answer is encoded apart from
-    its prompt, so that the prompt's ids are those that a server computes.
+
+def encode_rows(
+    chat: ChatFormat,
+    tokenizer: Tokenizer,
+    conversations: Iterable[Sequence[Message]],
+    encoder: Encoder,
+    *,
+    prompt: bool = False,
+) -> Rows:
+    """Token ids and loss mask of many conversations as flat arrays.
+
+    `encoder` is the tokenizer's codec, or a table of words before it. Text is encoded with control tokens
+    off, so that none can be injected; each answer is encoded apart from its prompt, so that the prompt's ids
+    are those that a server computes.
     """
+    chat = chat.bound(tokenizer)
     rows = [chat.pieces(messages, prompt=prompt) for messages in conversations]
-    spelled = {p.text for row in rows for p in row if p.control}
-    controls = {text: _control_id(tokenizer, text) for text in spelled}
-    texts = [p for row in rows for p in row if not p.control]
-    codec = _codec(tokenizer)
-    prompts = iter(codec.encode([p.text for p in texts if not p.learn]))
-    answers = iter(codec.encode([p.text for p in texts if p.learn], fresh=False))
-    encoded = []
+    pieces = [piece for row in rows for piece in row]
+    known = {text: _control_id(tokenizer, text) for text in {p.text for p in pieces if p.control}}
+    controls = np.fromiter((p.control for p in pieces), bool, len(pieces))
+    lengths = np.fromiter((len(known[p.text]) if p.control else 0 for p in pieces), np.int64, len(pieces))
+    texts = encoder.ragged([p.text for p in pieces if not p.control], places(rows, known))
+    lengths[~controls] = texts.lengths
+    spelled = np.repeat(controls, lengths)
+    ids = np.empty(len(spelled), dtype=np.int32)
+    ids[spelled] = [i for p in pieces if p.control for i in known[p.text]]
+    ids[~spelled] = texts.ids
+    learn = np.repeat(np.fromiter((p.learn for p in pieces), bool, len(pieces)), lengths)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return Rows(ids, learn, ends[np.cumsum([0, *map(len, rows)])])
+
+
+def places(rows: Iterable[Sequence[Piece]], known: Mapping[str, Sequence[int]]) -> list[Place]:
+    """Where each text stands: a row that begins with a token which the tokenizer lacks begins with text."""
+    found: list[Place] = []
     for row in rows:
-        ids: list[int] = []
-        learn: list[bool] = []
+        first = True
         for piece in row:
-            own = controls[piece.text] if piece.control else next(answers if piece.learn else prompts)
-            ids += own
-            learn += [piece.learn] * len(own)
-        encoded.append(Encoded(ids, learn))
-    return encoded
+            if not piece.control:
+                found.append("continued" if piece.learn else "first" if first else "inner")
+            first = first and piece.control and not known[piece.text]
+    return found
 
 
 def encode_stream(
     chat: ChatFormat, tokenizer: Tokenizer, records: Iterable[Conversation]
 ) -> Iterator[tuple[Conversation, Encoded]]:
     """Encode any number of records, in batches of about BATCH_CHARACTERS of text."""
+    words = Words(codec(tokenizer))
     for batch in _batches(records):
-        yield from zip(batch, encode(chat, tokenizer, [record.messages for record in batch]), strict=True)
+        rows = encode_rows(chat, tokenizer, [record.messages for record in batch], words)
+        yield from zip(batch, rows.lists(), strict=True)
 
 
 def _batches(records: Iterable[Conversation]) -> Iterator[list[Conversation]]:
@@ -321,64 +373,22 @@ def _batches(records: Iterable[Conversation]) -> Iterator[list[Conversation]]:
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Ids of plain texts: nothing added, and a text that spells a control token stays text."""
-    return _codec(tokenizer).encode(texts)
+    return codec(tokenizer).encode(texts)
 
 
 def end_id(chat: ChatFormat, tokenizer: Tokenizer) -> int:
     """The token that ends an answer."""
-    return _control_id(tokenizer, chat.end)[0]
+    return _control_id(tokenizer, chat.bound(tokenizer).end)[0]
 
 
-class _Codec:
-    """A tokenizer's own copies for text: one for beginnings, one for continuations, both blind to controls.
-
-    Copies, because switching control tokens off in a tokenizer that threads share would let them through.
-    """
-
-    def __init__(self, backend: Any) -> None:
-        spec = json.loads(backend.to_str())
-        self._fresh = self._load(backend, spec)
-        self._continued = self._load(backend, without_prefix(spec))
-
-    def encode(self, texts: Sequence[str], *, fresh: bool = True) -> list[list[int]]:
-        """Ids of texts; `fresh` ones begin as the tokenizer begins any text, others go on from one before."""
-        backend = self._fresh if fresh else self._continued
-        return [e.ids for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    @staticmethod
-    def _load(backend: Any, spec: dict[str, Any]) -> Any:
-        copy = type(backend).from_str(json.dumps(spec))
-        copy.no_truncation()
-        copy.no_padding()
-        copy.encode_special_tokens = True
-        return copy
+_CODECS: WeakKeyDictionary[Tokenizer, Codec] = WeakKeyDictionary()
 
 
-_CODECS: WeakKeyDictionary[Tokenizer, _Codec] = WeakKeyDictionary()
-
-
-def _codec(tokenizer: Tokenizer) -> _Codec:
+def codec(tokenizer: Tokenizer) -> Codec:
+    """The tokenizer's own copies for text, made once."""
     if tokenizer not in _CODECS:
-        _CODECS[tokenizer] = _Codec(tokenizer.backend_tokenizer)
+        _CODECS[tokenizer] = Codec(tokenizer.backend_tokenizer)
     return _CODECS[tokenizer]
-
-
-def without_prefix(spec: Any) -> Any:
-    """A tokenizer.json without the space that it puts before a text (Prepend, Metaspace, ByteLevel)."""
-    if isinstance(spec, list):
-        return [without_prefix(part) for part in spec if not _is_prepend(part)]
-    if not isinstance(spec, dict):
-        return spec
-    switches = {"prepend_scheme": "never", "add_prefix_space": False}
-    kept = {key: switches.get(key, value) for key, value in spec.items()}
-    for key in ("normalizer", "pre_tokenizer", "normalizers", "pretokenizers"):
-        if key in kept:
-            kept[key] = None if _is_prepend(kept[key]) else without_prefix(kept[key])
-    return kept
-
-
-def _is_prepend(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "Prepend"
 
 
 def _control_id(tokenizer: Tokenizer, text: str) -> list[int]:

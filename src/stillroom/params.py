@@ -128,7 +128,7 @@ class Common(Settings):
     seed: int = 42
     """the seed of everything that draws"""
     chat_format: str = "inst"
-    """inst | llama-2 | llama-3 | chatml: see `stillroom.chat_format`"""
+    """inst | llama-2 | llama-3 | chatml, or tokenizer for its own template: see `stillroom.chat_format`"""
     context_length: int = 32768
     """tokens of a packed row, and the most that any example may take"""
     teacher: Teacher = Teacher()

@@ -105,7 +105,8 @@ def test_what_cannot_be_trained_on_is_refused_and_counted(paths):
     silent = Conversation("silent", "x", (Message("user", "Hello?"),), {})
     put(paths, [*map(talk, range(9)), silent, talk(99, words=300)])
     pack.run(paths, pack.Params(context_length=700))
-    assert json.loads(paths.metrics.read_bytes())["train"]["dropped"] == {"no_answer": 1, "too_long": 1}
+    dropped = json.loads(paths.metrics.read_bytes())["train"]["dropped"]
+    assert dropped == {"no_answer": 1, "too_long": 1, "exchanges_too_long": 0}
     assert "silent" not in {name for row in rows(paths) for name in row["documents"]}
     put(paths, [silent])
     with pytest.raises(InputError, match="no record can be trained on"):
@@ -161,10 +162,10 @@ def test_nothing_else_is_left_in_the_folder(paths):
     assert sorted(p.name for p in paths.packed.parent.iterdir()) == ["mixture", "pack.json", "packed"]
 
 
-def test_targets_of_a_row():
-    row = chat_format.Encoded([5, 6, 7, 8], [False, False, True, True])
-    assert pack.targets(row).tolist() == [-100, 7, 8, -100]
-    assert pack.targets(row).dtype == np.int32
+def test_targets_of_two_documents():
+    ids, learn = np.array([5, 6, 7, 8, 9], np.int32), np.array([0, 0, 1, 0, 1], bool)
+    assert pack.targets(ids, learn).tolist() == [-100, 7, -100, 9, -100]
+    assert pack.targets(ids, learn).dtype == np.int32
 
 
 def test_a_whole_text_learns_every_token_but_a_documents_first(paths):

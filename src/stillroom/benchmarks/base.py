@@ -188,7 +188,7 @@ class Questions(Benchmark):
         lengths: dict[str, int],
     ) -> Sample:
         gold = self.gold(record)
-        prompt = subject.chat.text(question(record), prompt=True)
+        prompt = subject.chat.bound(subject.generator.tokenizer).text(question(record), prompt=True)
         if not gold:
             note = "no gold answer that can be scored"
             return Sample(record.id, self.group(record), prompt, None, (), {}, "failed", note)

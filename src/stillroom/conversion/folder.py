@@ -48,9 +48,9 @@ def write_tokenizer(base: Path, chat: ChatFormat, folder: Path) -> None:
     config = read_json(base / "tokenizer_config.json")
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    config["chat_template"] = chat.jinja()
+    config["chat_template"] = template = chat.bound(load_tokenizer(base)).jinja()
     write_json(folder / "tokenizer_config.json", config)
-    (folder / "chat_template.jinja").write_text(chat.jinja(), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def write_generation_config(base: Path, chat: ChatFormat, folder: Path) -> None:

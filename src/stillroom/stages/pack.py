@@ -5,46 +5,48 @@ data/processed/mixture/{train,validation}.jsonl ──▶ pack ──▶ data/pr
 
     stillroom pack
 
-Token ids lie in a file while rows are planned; in memory are only lengths and names of records. A record
-stands whole in one row. Its labels are shifted here, so that none is ever another record's.
+Batches of lines are tokenised by several processes. Token ids lie in a file while rows are planned; in memory
+are only lengths and names of records. A document (a record, or a part of one that was split) stands whole in
+one row. Its labels are shifted here, so that none is ever another's.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stillroom import chat_format, summary
-from stillroom.artifacts import atomic_directory, write_json
-from stillroom.chat_format import (
-    ChatFormat,
-    Encoded,
-    Tokenizer,
-    encode,
-    encode_stream,
-    encode_texts,
-    load_tokenizer,
-)
+from stillroom import chat_format, overlength, processes, summary
+from stillroom.artifacts import atomic_directory, open_input, write_json
+from stillroom.chat_format import Rows, Tokenizer, encode_rows, load_tokenizer
 from stillroom.errors import InputError
 from stillroom.packing import best_fit_decreasing, lower_bound
 from stillroom.params import Block
 from stillroom.progress import track
-from stillroom.records import Conversation, Message, read_conversations
+from stillroom.records import Conversation, Message, conversation
+from stillroom.tokenising import Ints, Longs, Words, gather
 
 IGNORED = -100
 """the label of a position without loss"""
-CUT = "\n[…]\n"
-"""stands where the middle of a text was cut"""
+BATCH_BYTES = 4_000_000
+"""of the mixture that a process takes at a time"""
+SMALL = 64_000_000
+"""bytes of a mixture that one process packs sooner than others have started"""
 ROW_GROUP_TOKENS = 2_000_000
 """tokens of a row group: what a reader holds at a time"""
 INTS = pa.list_(pa.int32())
@@ -52,7 +54,10 @@ SCHEMA = pa.schema(
     [("input_ids", INTS), ("labels", INTS), ("cu_seqlens", INTS), ("documents", pa.list_(pa.string()))]
 )
 
-Ints = np.ndarray[Any, np.dtype[np.int32]]
+FATES = ("trimmed", "split", "no_answer", "too_long", "exchanges_too_long")
+"""what may become of a record, or an exchange of one, that does not go in as it is"""
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Params(Block):
@@ -68,8 +73,8 @@ class Params(Block):
     """most tokens of a row"""
     whole_text: list[Literal["chat", "booksum", "mqa", "raft"]] = []
     """origins whose every token is learned, as in pretraining; of the others only the answers"""
-    over_length: Literal["drop", "trim"] = "drop"
-    """a record longer than a row: drop it, or cut the middle of its longest user text; never an answer"""
+    over_length: Literal["drop", "trim", "split"] = "drop"
+    """a longer record: drop it, trim the middle of its longest user text, or split it before user turns"""
 
 
 @dataclass(frozen=True)
@@ -82,139 +87,218 @@ class Paths:
     metrics: Path = Path("reports/metrics/pack.json")
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Some lines of a mixture; `first` is the number of the first one."""
+
+    path: Path
+    first: int
+    lines: list[bytes]
+
+
+@dataclass
+class Batch:
+    """Documents made of some lines: rows of tokens, and of each the record's id and origin."""
+
+    rows: list[tuple[Ints, Bools]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
+    fates: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(origin, what became of a record that was not simply kept) ──▶ how many"""
+
+
 @dataclass
 class Documents:
-    """Encoded records: ids and labels end to end in two files, with names and lengths in the same order."""
+    """All documents: ids and loss mask end to end in two files, the rest in the same order in memory."""
 
     ids: Path
-    labels: Path
+    learn: Path
     names: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    loss_tokens: int = 0
-    trimmed: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    origins: Counter[str] = field(default_factory=Counter)
-    """tokens by origin"""
+    origins: list[str] = field(default_factory=list)
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    learned: array[int] = field(default_factory=lambda: array("q"))
+    """loss tokens of each"""
+    fates: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def columns(self) -> tuple[Ints, Ints]:
+    def columns(self) -> tuple[Ints, Bools]:
         """Both files, mapped into memory."""
         if not self.lengths:
-            return np.empty(0, np.int32), np.empty(0, np.int32)
-        return np.memmap(self.ids, np.int32, "r"), np.memmap(self.labels, np.int32, "r")
+            return np.empty(0, np.int32), np.empty(0, np.bool_)
+        return np.memmap(self.ids, np.int32, "r"), np.memmap(self.learn, np.bool_, "r")
+
+    def fate(self, what: str, origin: str | None = None) -> int:
+        """How often something became of records, of one origin or of all."""
+        return sum(n for (own, fate), n in self.fates.items() if fate == what and origin in (None, own))
 
 
-def run(paths: Paths, params: Params) -> None:
-    """Write packed rows and metrics. Raises InputError where no record can be trained on."""
-    chat, tokenizer = chat_format.get(params.chat_format), load_tokenizer(paths.base)
-    figures: dict[str, Any] = {}
+def run(paths: Paths, params: Params, workers: int | None = None) -> None:
+    """Write packed rows and metrics with `workers` processes, by default one per core.
+
+    Raises InputError where no record can be trained on.
+    """
+    packer = Packer(paths.base, params)
+    splits: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
     with atomic_directory(paths.packed) as folder, TemporaryDirectory(dir=folder) as scratch:
         for split in ("train", "validation"):
             source = paths.mixture / f"{split}.jsonl"
-            documents = encoded(source, Path(scratch, split), params, chat, tokenizer)
+            documents = encoded(source, Path(scratch, split), packer, workers)
             rows = best_fit_decreasing(documents.lengths, params.context_length)
             Random(params.seed).shuffle(rows)
             write_rows(folder / f"{split}.parquet", documents, rows)
-            figures[split] = summarised(documents, rows, params.context_length)
-        if not figures["train"]["rows"]:
-            hint = f"left out: {figures['train']['dropped']}"
+            splits[split] = summarised(documents, rows, params.context_length)
+            sources = sources or by_source(documents)
+        if not splits["train"]["rows"]:
+            hint = f"left out: {splits['train']['dropped']}"
             raise InputError("no record can be trained on", where=str(paths.mixture), hint=hint)
-        write_json(folder / "info.json", info(figures, params, tokenizer))
-    write_json(paths.metrics, figures)
+        write_json(folder / "info.json", info(splits, params, packer.tokenizer))
+    write_json(paths.metrics, {**splits, **sources})
 
 
-def encoded(source: Path, scratch: Path, params: Params, chat: ChatFormat, tokenizer: Tokenizer) -> Documents:
-    """Encode a file of conversations into two files of ids and labels, in the records' order."""
-    documents = Documents(scratch.with_suffix(".ids"), scratch.with_suffix(".labels"))
+def encoded(source: Path, scratch: Path, packer: Packer, workers: int | None = None) -> Documents:
+    """Encode a file of conversations into two files of ids and loss mask, in the records' order."""
+    documents = Documents(scratch.with_suffix(".ids"), scratch.with_suffix(".learn"))
+    with open_input(source) as file:
+        small = os.fstat(file.fileno()).st_size < SMALL
+    wanted = workers or (1 if small else processes.available())
+    make = (
+        functools.partial(Packer, packer.base, packer.params, threads=False) if wanted > 1 else lambda: packer
+    )
     with (
         track(f"pack {source.stem}") as progress,
         documents.ids.open("wb") as ids,
-        documents.labels.open("wb") as labels,
+        documents.learn.open("wb") as learn,
+        closing(processes.in_order(make, batches(source), wanted)) as results,
     ):
-        for record, row in encode_stream(chat, tokenizer, read_conversations(source)):
-            progress.advance()
-            fitting = fitted(record, row, params, chat, tokenizer)
-            if fitting is None or not any(fitting.learn):
-                documents.dropped["too_long" if fitting is None else "no_answer"] += 1
-                continue
-            documents.trimmed += fitting is not row
-            if record.meta.get("origin") in params.whole_text:
-                fitting = replace(fitting, learn=[True] * len(fitting.ids))
-            add(documents, record, fitting)
-            ids.write(np.array(fitting.ids, dtype=np.int32).tobytes())
-            labels.write(targets(fitting).tobytes())
+        for lines, batch in results:
+            for row, mask in batch.rows:
+                ids.write(row.tobytes())
+                learn.write(mask.tobytes())
+                documents.lengths.append(len(row))
+                documents.learned.append(int(mask.sum()))
+            documents.names += batch.names
+            documents.origins += batch.origins
+            documents.fates += batch.fates
+            progress.advance(len(lines.lines))
     report(source.stem, documents)
     return documents
 
 
-def fitted(
-    record: Conversation, row: Encoded, params: Params, chat: ChatFormat, tokenizer: Tokenizer
-) -> Encoded | None:
-    """The record's row, trimmed where that is asked for and needed; None where it does not fit."""
-    if len(row.ids) <= params.context_length:
-        return row
-    if params.over_length == "drop":
-        return None
-    messages = trimmed(record.messages, params.context_length, chat, tokenizer)
-    return encode(chat, tokenizer, [messages])[0] if messages else None
+def batches(path: Path) -> Iterator[Lines]:
+    """The lines of a file, some BATCH_BYTES at a time."""
+    first = 1
+    with open_input(path) as file:
+        while lines := file.readlines(BATCH_BYTES):
+            yield Lines(path, first, lines)
+            first += len(lines)
 
 
-def trimmed(
-    messages: Sequence[Message], limit: int, chat: ChatFormat, tokenizer: Tokenizer
-) -> list[Message] | None:
-    """The messages with the middle of the longest user text cut so that all take at most `limit` tokens.
+class Packer:
+    """Makes documents of lines: what one process does."""
 
-    Beginning and end stay, since a request stands at either. None where even without it they are too long.
-    """
-    users = [i for i, message in enumerate(messages) if message.role == "user"]
-    if not users:
-        return None
-    at = max(users, key=lambda i: len(messages[i].content))
-    text = messages[at].content
-    kept = len(text)
-    while kept > 0:
-        half = kept // 2
-        short = text if kept == len(text) else text[:half] + CUT + text[len(text) - half :]
-        tried = [*messages[:at], Message("user", short), *messages[at + 1 :]]
-        excess = len(encode(chat, tokenizer, [tried])[0].ids) - limit
-        if excess <= 0:
-            return tried
-        tokens = max(1, len(encode_texts(tokenizer, [short])[0]))
-        kept = min(kept * (tokens - excess) // tokens, kept - 2)
-    return None
+    def __init__(self, base: Path, params: Params, threads: bool = True) -> None:
+        if not threads:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self.base, self.params, self.tokenizer = base, params, load_tokenizer(base)
+        self._chat = chat_format.get(params.chat_format).bound(self.tokenizer)
+        self._words = Words(chat_format.codec(self.tokenizer))
+
+    def __call__(self, lines: Lines) -> Batch:
+        """Encode records, in their order. Raises InputError naming the line."""
+        batch = Batch()
+        records = list(parsed(lines))
+        encoded = self._encode([record.messages for record in records])
+        for record, row in zip(records, each(encoded), strict=True):
+            origin = str(record.meta.get("origin", record.source))
+            for ids, learn in self._fitted(record, row, origin, batch.fates):
+                learn[:] |= origin in self.params.whole_text
+                learn[0] = False  # nothing stands before it that it could be learned from
+                if learn.any():
+                    batch.rows.append((ids, learn))
+                    batch.names.append(record.id)
+                    batch.origins.append(origin)
+                else:
+                    batch.fates[origin, "no_answer"] += 1
+        return batch
+
+    def _encode(self, conversations: Sequence[Sequence[Message]]) -> Rows:
+        return encode_rows(self._chat, self.tokenizer, conversations, self._words)
+
+    def _measure(self, messages: Sequence[Message]) -> int:
+        return len(self._encode([messages]).ids)
+
+    def _fitted(
+        self, record: Conversation, row: tuple[Ints, Bools], origin: str, fates: Counter[tuple[str, str]]
+    ) -> Iterable[tuple[Ints, Bools]]:
+        """The record's rows: one as it is, or what the policy makes of one that is too long."""
+        limit, policy = self.params.context_length, self.params.over_length
+        if len(row[0]) <= limit:
+            return [row]
+        parts: list[list[Message]] = []
+        if policy == "trim":
+            short = overlength.trimmed(record.messages, limit, self._measure)
+            parts = [short] if short else []
+        elif policy == "split":
+            parts, lost = overlength.split(record.messages, limit, self._measure)
+            fates[origin, "exchanges_too_long"] += lost if parts else 0
+        fates[origin, {"trim": "trimmed", "split": "split"}[policy] if parts else "too_long"] += 1
+        return each(self._encode(parts))
 
 
-def targets(row: Encoded) -> Ints:
-    """labels[i] is what follows position i where it is learned, else IGNORED; the last position has none."""
-    labels = np.full(len(row.ids), IGNORED, dtype=np.int32)
-    learned = np.array(row.learn[1:], dtype=bool)
-    labels[:-1][learned] = np.array(row.ids[1:], dtype=np.int32)[learned]
-    return labels
+def parsed(lines: Lines) -> Iterator[Conversation]:
+    """The records of lines that are not blank. Raises InputError naming the line."""
+    for number, line in enumerate(lines.lines, lines.first):
+        if line.isspace():
+            continue
+        where = f"{lines.path}:{number}"
+        try:
+            yield conversation(orjson.loads(line), where)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"not valid JSON ({error})", where=where) from None
 
 
-def add(documents: Documents, record: Conversation, row: Encoded) -> None:
-    """Note a record that is written."""
-    documents.names.append(record.id)
-    documents.lengths.append(len(row.ids))
-    documents.loss_tokens += sum(row.learn[1:])
-    documents.origins[str(record.meta.get("origin", record.source))] += len(row.ids)
+def each(rows: Rows) -> Iterator[tuple[Ints, Bools]]:
+    """Ids and loss mask of every row."""
+    for start, end in pairwise(rows.bounds.tolist()):
+        yield rows.ids[start:end], rows.learn[start:end]
 
 
 def write_rows(path: Path, documents: Documents, rows: Sequence[Sequence[int]]) -> None:
     """Write packed rows, a row group at a time, in the order given."""
-    ids, labels = documents.columns()
-    lengths = documents.lengths
-    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    ids, learn = documents.columns()
+    lengths = np.array(documents.lengths, dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for group in row_groups(rows, lengths):
-            spans = [[slice(starts[i], starts[i + 1]) for i in row] for row in group]
-            columns = [
-                [np.concatenate([ids[span] for span in row]) for row in spans],
-                [np.concatenate([labels[span] for span in row]) for row in spans],
-                [np.cumsum([0, *(lengths[i] for i in row)]) for row in group],
-                [[documents.names[i] for i in row] for row in group],
+        for group in row_groups(rows, documents.lengths):
+            order = np.array([i for row in group for i in row])
+            tokens = gather(ids, starts[order], lengths[order])
+            labels = targets(tokens, gather(learn, starts[order], lengths[order]))
+            sizes = [len(row) for row in group]
+            ends = np.cumsum(lengths[order])[np.cumsum(sizes) - 1]
+            bounds = [[0, *np.cumsum(lengths[row])] for row in group]
+            arrays = [
+                listed(tokens, ends),
+                listed(labels, ends),
+                listed(np.concatenate(bounds), np.cumsum(sizes) + np.arange(1, len(group) + 1)),
+                pa.array([[documents.names[i] for i in row] for row in group], type=SCHEMA.types[3]),
             ]
-            arrays = [pa.array(c, type=kind) for c, kind in zip(columns, SCHEMA.types, strict=True)]
             writer.write_table(pa.table(arrays, schema=SCHEMA))
+
+
+def targets(ids: Ints, learn: Bools) -> Ints:
+    """labels[i] is what follows position i where it is learned, else IGNORED.
+
+    No document's first token is learned, so that no label is of the next document.
+    """
+    labels = np.full(len(ids), IGNORED, dtype=np.int32)
+    np.copyto(labels[:-1], ids[1:], where=learn[1:])
+    return labels
+
+
+def listed(values: Ints, ends: Longs) -> pa.ListArray:
+    """Values as lists that end where `ends` says."""
+    offsets = pa.array(np.concatenate([[0], ends]), type=pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values, type=pa.int32()), type=INTS)
 
 
 def row_groups(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> Iterator[list[Sequence[int]]]:
@@ -233,20 +317,60 @@ def row_groups(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> Iterato
 
 def summarised(documents: Documents, rows: Sequence[Sequence[int]], capacity: int) -> dict[str, Any]:
     """Counts, density, what was left out and lengths of one split."""
-    tokens = sum(documents.lengths)
+    tokens, learned = sum(documents.lengths), sum(documents.learned)
     return {
         "documents": len(documents.lengths),
         "rows": len(rows),
         "fewest_rows_possible": lower_bound(documents.lengths, capacity),
         "tokens": tokens,
-        "loss_tokens": documents.loss_tokens,
-        "loss_share": round(documents.loss_tokens / tokens, 6) if tokens else 0.0,
-        "density": round(tokens / (len(rows) * capacity), 6) if rows else 0.0,
-        "trimmed": documents.trimmed,
-        "dropped": {reason: documents.dropped[reason] for reason in ("no_answer", "too_long")},
-        "tokens_by_origin": dict(sorted(documents.origins.items())),
+        "loss_tokens": learned,
+        "loss_share": share(learned, tokens),
+        "density": share(tokens, len(rows) * capacity),
+        "trimmed": documents.fate("trimmed"),
+        "split": documents.fate("split"),
+        "dropped": {fate: documents.fate(fate) for fate in ("no_answer", "too_long", "exchanges_too_long")},
+        "tokens_by_origin": {
+            name: sum(lengths) for name, lengths in columns(documents, documents.lengths).items()
+        },
         "lengths": summary.lengths(documents.lengths),
     }
+
+
+def by_source(documents: Documents) -> dict[str, Any]:
+    """Of each origin: a line of a table, and a histogram of its documents' lengths."""
+    lengths, learned = columns(documents, documents.lengths), columns(documents, documents.learned)
+    origins = sorted({*lengths, *(origin for origin, _ in documents.fates)})
+    table = {
+        origin: {
+            "documents": len(lengths.get(origin, ())),
+            "tokens": sum(lengths.get(origin, ())),
+            "loss_tokens": sum(learned.get(origin, ())),
+            "loss_share": share(sum(learned.get(origin, ())), sum(lengths.get(origin, ()))),
+            **{fate: documents.fate(fate, origin) for fate in FATES},
+        }
+        for origin in origins
+    }
+    histograms = {f"documents_by_tokens.{name}": histogram(own) for name, own in lengths.items()}
+    return {"sources": table, **histograms}
+
+
+def columns(documents: Documents, values: Sequence[int]) -> dict[str, list[int]]:
+    """Values of the documents, by origin."""
+    found: dict[str, list[int]] = {}
+    for origin, value in zip(documents.origins, values, strict=True):
+        found.setdefault(origin, []).append(value)
+    return dict(sorted(found.items()))
+
+
+def histogram(lengths: Sequence[int]) -> dict[str, int]:
+    """Documents of at most so many tokens and more than half as many, by powers of two."""
+    counts = Counter(max(length - 1, 0).bit_length() for length in lengths)
+    return {str(2**power): counts[power] for power in range(min(counts), max(counts) + 1)}
+
+
+def share(part: int, whole: int) -> float:
+    """A part of a whole, 0 of nothing."""
+    return round(part / whole, 6) if whole else 0.0
 
 
 def info(figures: dict[str, Any], params: Params, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -264,7 +388,7 @@ def info(figures: dict[str, Any], params: Params, tokenizer: Tokenizer) -> dict[
 
 
 def report(split: str, documents: Documents) -> None:
-    """State on standard error what was left out."""
-    left_out = dict(sorted(documents.dropped.items()))
-    if left_out or documents.trimmed:
-        print(f"pack {split}: left out {left_out}, {documents.trimmed} trimmed", file=sys.stderr)
+    """State on standard error what did not go in as it was."""
+    found = [f"{documents.fate(fate):,} {fate.replace('_', ' ')}" for fate in FATES if documents.fate(fate)]
+    if found:
+        print(f"pack {split}: {', '.join(found)}", file=sys.stderr)
