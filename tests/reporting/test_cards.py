@@ -13,7 +13,9 @@ METRICS = {
     "answers": {"complete": {"kept": 57_000}, "truncated": {"dropped": 1_200, "retried": 3}},
     "conversations_cut": {"truncated": 1_100},
     "conversations_lost": {"truncated": 100, "too_long": 7},
-    "bought": {"requests": 58_203, "prompt_tokens": 9_000_000, "completion_tokens": 4_000_000},
+    "bought_answers": 58_203,
+    "bought_prompt_tokens": 9_000_000,
+    "bought_completion_tokens": 4_000_000,
     "turns_of_conversation": LENGTHS,
     "tokens_of_answer": LENGTHS,
     "tokens_of_conversation": LENGTHS,
@@ -63,7 +65,7 @@ def test_counts_and_drop_reasons_are_told():
         "| tokens of an answer | 4,000 | 3 | 5 | 9 | 12 |",
     ):
         assert line in text.splitlines()
-    assert "58,203 requests, 9,000,000 + 4,000,000 tokens" in text
+    assert "All answers, each once: 58,203 (9,000,000 + 4,000,000 tokens)." in text
     assert "answered by `llama-2-70b-chat` through its completions API" in text
 
 
@@ -71,7 +73,7 @@ def test_without_a_teacher_none_is_named():
     text = card(teacher=None, metrics={**METRICS, "conversations_cut": {}, "conversations_lost": {}})
     assert "with the answers that they came with" in text
     assert "llama" not in text
-    assert "answered to its end" in text
+    assert "None did so early." in text
 
 
 def test_a_name_cannot_break_a_table():

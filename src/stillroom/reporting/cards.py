@@ -60,9 +60,7 @@ def dataset_card(
             ),
         ),
         endings=_endings(metrics),
-        bought="{requests:,} requests, {prompt_tokens:,} + {completion_tokens:,} tokens".format(
-            **metrics["bought"]
-        ),
+        **{key: metrics[key] for key in metrics if key.startswith("bought_")},
         settings=yaml.safe_dump(
             {**({"teacher": dict(teacher)} if teacher else {}), **settings},
             sort_keys=False,
@@ -114,8 +112,8 @@ def _endings(metrics: Mapping[str, Any]) -> str:
     cut, lost = metrics["conversations_cut"], metrics["conversations_lost"]
     rows = [(name, cut.get(name, 0), lost.get(name, 0)) for name in sorted({*cut, *lost})]
     if not rows:
-        return "Every conversation was answered to its end."
-    return _table(("ended by", "cut short, complete turns kept", "left out"), rows)
+        return " None did so early."
+    return "\n\n" + _table(("ended by", "cut short, complete turns kept", "left out"), rows)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -151,9 +149,9 @@ What a user's text spells of that format's own markers is spaced out.
 
 {answers}
 
-{endings}
+A conversation ends before the first turn without a usable answer.{endings}
 
-A conversation ends before the first turn without a usable answer. All answers together: {bought}.
+All answers, each once: {bought_answers:,} ({bought_prompt_tokens:,} + {bought_completion_tokens:,} tokens).
 
 ## How it was made
 

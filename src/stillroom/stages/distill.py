@@ -38,6 +38,8 @@ from stillroom.teacher.client import Asker
 from stillroom.teacher.requests import Dialogue, Request
 from stillroom.teacher.verdicts import Policies, Reply
 
+BOUGHT = ("bought_answers", "bought_prompt_tokens", "bought_completion_tokens")
+
 
 class Card(Settings):
     """What the data set's card says and the code cannot know."""
@@ -289,7 +291,7 @@ def metrics(tally: Tally, answers: Path) -> dict[str, Any]:
         "answers": judged,
         "conversations_cut": dict(sorted(tally.cut.items())),
         "conversations_lost": dict(sorted(tally.lost.items())),
-        "bought": bought(answers),
+        **bought(answers),
         "turns_of_conversation": lengths(tally.turns),
         "tokens_of_answer": lengths(tally.answers),
         "tokens_of_conversation": lengths(tally.conversations),
@@ -304,7 +306,7 @@ def bought(answers: Path) -> dict[str, int]:
     )
     with duckdb.connect() as connection:
         (totals,) = connection.execute(query, [str(answers)]).fetchall()
-    return dict(zip(("requests", "prompt_tokens", "completion_tokens"), totals, strict=True))
+    return dict(zip(BOUGHT, totals, strict=True))
 
 
 def card(params: Params, found: dict[str, Any], tally: Tally) -> str:
