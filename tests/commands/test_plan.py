@@ -70,7 +70,7 @@ def test_the_table_fits_80_columns_and_says_what_it_rests_on(checkout):
     lines = shown().splitlines()
     row = next(line.split() for line in lines if line.startswith(" distill"))
     assert row[:3] == ["distill", "0", "1"]  # all ask the same
-    assert row[-3:] == ["0.25", "–", "1.00"]
+    assert row[-1] == "0.25–1.00"
     assert any("assumed" in line for line in lines)
     assert any("before it has spent 20" in line for line in lines)
     table = [line for line in lines if line.startswith(" ")]
@@ -121,3 +121,15 @@ def test_nothing_is_written_into_the_checkout(checkout):
     shown()
     assert sorted(path for path in folder.rglob("*") if "cache" not in path.parts) == before
     assert Path.cwd() == folder
+
+
+def test_the_widest_figures_fit_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    wide = {"low": 123_456_789_012, "high": 987_654_321_012}
+    figures = {"cached": 123_456_789, "requests": wide, "prompt_tokens": wide, "completion_tokens": wide}
+    figures["cost"] = {"low": 12_345.0, "high": 98_765.0}
+    cost = {"state": "run", "after": [], "first": [], "estimate": {**figures, "basis": []}}
+    plan.show_costs({"stages": {"distill": cost}, "total": figures, "max_cost": None})
+    row = next(line for line in capsys.readouterr().out.splitlines() if "distill" in line)
+    assert row.rstrip().endswith("123G–988G  12,345–98,765")
+    assert len(row) <= 80

@@ -146,9 +146,9 @@ def show_costs(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("stage", no_wrap=True)
-    for heading in ("in the cache", "to ask", "prompt tokens", "answer tokens", "money"):
+    for heading in ("cached", "to ask", "prompt tokens", "answer tokens", "money"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, cost in found["stages"].items():
         table.add_row(name, *_cells(cost["estimate"]))
@@ -173,7 +173,11 @@ def _cells(figures: dict[str, Any] | None) -> list[str]:
     cached, asked = figures["cached"], figures["requests"]
     share = f" ({cached / (cached + asked['high']):.0%})" if cached else ""
     tokens = [between(figures[key], short) for key in ("requests", "prompt_tokens", "completion_tokens")]
-    return [f"{cached:,}{share}", *tokens, between(figures["cost"], money) if figures["cost"] else "no price"]
+    return [
+        f"{short(cached)}{share}",
+        *tokens,
+        between(figures["cost"], money) if figures["cost"] else "no price",
+    ]
 
 
 def _notes(cost: dict[str, Any]) -> list[str]:
@@ -187,8 +191,8 @@ def _notes(cost: dict[str, Any]) -> list[str]:
 
 
 def between(figures: dict[str, float], written: Callable[[float], str]) -> str:
-    """`1.20M – 3.45M`, or one figure where both ends read the same."""
-    return " – ".join(dict.fromkeys((written(figures["low"]), written(figures["high"]))))
+    """`1.20M–3.45M`, or one figure where both ends read the same."""
+    return "–".join(dict.fromkeys((written(figures["low"]), written(figures["high"]))))
 
 
 def money(amount: float) -> str:

@@ -39,6 +39,8 @@ SHORT, LONG = 0.25, 1.0
 """of max_tokens: short and long answers, where there are not enough to tell"""
 LIGHT, DENSE = 1 / 4, 1 / 3
 """tokens per byte of a prompt, where there are not enough answers to tell"""
+MARGIN = 0.05
+"""by which prompts to come may differ from those before, in tokens per byte"""
 QUESTIONS = {"low": 1, "high": 64}
 """most questions in an imagined answer, for a stage that asks for some"""
 MARK = "\ue000"
@@ -229,7 +231,8 @@ class Imagination:
         self._all = sum(seen.answers for seen in self._observed.values())
         tokens = sum(seen.prompt_tokens for seen in self._observed.values())
         size = sum(seen.prompt_bytes for seen in self._observed.values())
-        self._per_byte = Range(tokens / size, tokens / size) if size else Range(LIGHT, DENSE)
+        seen = Range(tokens / size * (1 - MARGIN), tokens / size * (1 + MARGIN)) if size else None
+        self._per_byte = seen or Range(LIGHT, DENSE)
         self._used: set[Settings] = set()
         self._number = 0
 
@@ -255,7 +258,8 @@ class Imagination:
         lines = [self._lengths(settings) for settings in sorted(self._used, key=str)]
         ratio = self._per_byte
         if self._all:
-            lines.append(f"{ratio.low:.2f} tokens per byte of a prompt, as in {self._all:,} answers")
+            mean = (ratio.low + ratio.high) / 2
+            lines.append(f"{mean:.2f} tokens per byte of a prompt, ± {MARGIN:.0%}: {self._all:,} answers")
         else:
             lines.append(f"{ratio.low:.2f} to {ratio.high:.2f} tokens per byte of a prompt, assumed")
         return [*lines, "repeated requests (time-outs, policies that retry) are not counted"]
@@ -267,7 +271,8 @@ class Imagination:
                 f"answers of {SHORT:.0%} to {LONG:.0%} of {most}, assumed: "
                 f"the cache holds fewer than {ENOUGH} of this teacher with these settings"
             )
-        cut = f"; {1 - seen.whole:.0%} were cut, up to {1 - seen.least_whole:.0%} end a conversation in low"
+        ended = 1 - seen.least_whole
+        cut = f"; in low {ended:.1%} of them are cut and end a conversation" if ended >= 0.001 else ""
         return (
             f"answers of {seen.short:,.0f} to {seen.long:,.0f} tokens, 10th and 90th percentile of "
             f"{seen.answers:,} with {most}{cut}"
