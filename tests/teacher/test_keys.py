@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import duckdb
 import pytest
 import yaml
 from aiohttp import web
@@ -108,6 +109,14 @@ def echoing(app, mock):
     app.router.add_post("/v1/echo/chat/completions", answers)
 
 
+def compressed(checkout, cache):
+    """The rows of the cache and of the snapshot, whose bytes do not show their texts."""
+    with duckdb.connect(str(cache / "responses.duckdb"), read_only=True) as connection:
+        yield connection.execute("FROM responses").fetchall()
+    if (answers := checkout / Paths().answers).exists():
+        yield duckdb.execute("FROM read_parquet(?)", [str(answers)]).fetchall()
+
+
 @pytest.mark.parametrize(
     ("route", "turn", "source"),
     [("", "log", "file"), ("/echo", "fine", "environment"), ("/echo", "fail", "file")],
@@ -145,6 +154,8 @@ def test_a_run_writes_and_prints_the_key_nowhere(start, tmp_path, route, turn, s
     assert len(written) >= 3
     for path in written:
         assert SECRET.encode() not in path.read_bytes(), path
+    for rows in compressed(checkout, tmp_path / "cache"):
+        assert SECRET not in str(rows)
     assert SECRET.encode() not in done.stdout + done.stderr
     if turn == "fail":
         assert b"bad key ***" in done.stderr
