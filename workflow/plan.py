@@ -421,6 +421,7 @@ def run(name: str, gpus: int = 0) -> int:
         return 0
     _prepare_environment(gpus)
     _wait_for_other_job(name)
+    _mend_rwlock()
     _wait_for_others(stage)
     if stage.missing and plan.remote and not force.exists() and _dvc("pull", name) != 0:
         print(f"{name}: not all of it is in the DVC remote `{plan.remote}`: running it")
@@ -488,6 +489,37 @@ def _wait_for_other_job(name: str) -> None:
         _held.append(lock)
 
 
+RWLOCK = Path(".dvc/tmp/rwlock")
+"""DVC's list of which process reads or writes which path"""
+
+
+def _mend_rwlock() -> None:
+    """Remove the list where a kill in the middle of writing it left no JSON: DVC would refuse to work.
+
+    Looked at again under DVC's own guard, as another process may only be at writing it.
+    """
+    if _is_whole(RWLOCK):
+        return
+    from dvc.lock import make_lock
+    from dvc.repo import Repo
+
+    hardlink = bool(Repo().config["core"].get("hardlink_lock"))
+    with make_lock(f"{RWLOCK}.lock", tmp_dir=str(RWLOCK.parent), hardlink_lock=hardlink, wait=True):
+        if not _is_whole(RWLOCK):
+            RWLOCK.unlink()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is JSON, or not there."""
+    try:
+        json.loads(path.read_text())
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
 def _wait_for_others(stage: Stage) -> None:
     """Wait while another process, e.g. the job of a killed Snakemake, works on this stage: DVC would give up.
 
@@ -506,7 +538,7 @@ def _wait_for_others(stage: Stage) -> None:
 def _at_work_on(stage: Stage) -> list[int]:
     """Processes with a DVC lock that bars this stage: they write what it reads, or use what it writes."""
     try:
-        locks = json.loads(Path(".dvc/tmp/rwlock").read_text())
+        locks = json.loads(RWLOCK.read_text())
     except (OSError, ValueError):
         return []
     outs = [str(Path(out).absolute()) for out in stage.outs]

@@ -59,6 +59,15 @@ def test_a_job_waits_for_the_one_that_another_node_has_not_finished(toy):
     assert toy.ran() == ["train"]
 
 
+def test_a_kill_while_dvc_wrote_its_list_of_locks_is_mended(toy):
+    toy.set("train.lr", 0.7)
+    (toy.root / ".dvc/tmp/rwlock").write_text("")
+    assert "JSON structure is corrupted" in toy.dvc("repro", "train", check=False).stdout
+    toy.snakemake("train")
+    assert toy.ran() == ["train"]
+    assert "train" not in toy.status()
+
+
 def test_ctrl_c_stops_the_stage_and_the_next_run_goes_on(toy):
     process = start_and_hang(toy, "snakemake")
     os.killpg(process.pid, signal.SIGINT)
