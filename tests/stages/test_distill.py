@@ -378,7 +378,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(checkout, server):
     assert len(set(bought)) == 240
     for before, cached in kills:
         assert cached.isdisjoint(bought[len(before) :])
-        assert len(cached) >= len(set(before)) - 4 * 8  # the rest was in flight, or in the spool
+    assert len(kills[-1][1]) > 60  # or the check above had nothing to check
     assert len(bought) - 240 <= len(kills) * 8  # at most what was in flight is bought twice
     finished = outs()
     shutil.rmtree("cache")
