@@ -108,11 +108,11 @@ class Template(ChatFormat):
     def verify(self) -> None:
         """Hold ids of probes against `apply_chat_template`. Raises ModelError where they differ."""
         for turns in (1, 3):
+            # Later prompts hold an answer, whose ids may differ at its beginning from the whole text's.
+            ours = encode(self, self.tokenizer, [_PROBE[:turns]], prompt=True)[0].ids
             served = self.tokenizer.apply_chat_template(
                 _rows(_PROBE[:turns]), add_generation_prompt=True, return_dict=False
             )
-            # Later prompts hold an answer, whose ids may differ at its beginning from the whole text's.
-            ours = encode(self, self.tokenizer, [_PROBE[:turns]], prompt=True)[0].ids
             same = ours == served if turns == 1 else self._decoded(ours) == self._decoded(served)
             if not same:
                 what = "the chat template's pieces do not make the ids that a server computes"

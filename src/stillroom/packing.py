@@ -12,6 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+import numpy as np
+
 from stillroom.errors import InputError
 
 
@@ -24,10 +26,11 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     rows: list[list[int]] = []
     spaces: list[int] = []  # the distinct free spaces, ascending
     open_rows: dict[int, list[int]] = {}  # free space -> the rows that have it
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        length = lengths[index]
-        if not 0 < length <= capacity:
-            raise InputError(f"a document of {length:,} tokens does not fit rows of {capacity:,}")
+    sizes = np.asarray(lengths, dtype=np.int64)
+    for length in sizes[(sizes < 1) | (sizes > capacity)][:1]:
+        raise InputError(f"a document of {length:,} tokens does not fit rows of {capacity:,}")
+    order = np.argsort(-sizes, kind="stable")
+    for index, length in zip(order.tolist(), sizes[order].tolist(), strict=True):
         at = bisect_left(spaces, length)
         if at == len(spaces):
             row, space = len(rows), capacity
@@ -52,23 +55,12 @@ def lower_bound(lengths: Sequence[int], capacity: int) -> int:
     For a threshold k, documents over capacity - k share a row with nothing of k or more, and documents over
     half a row share with none of their kind (Martello & Toth 1990, section 8.3).
     """
-    ordered = sorted(lengths, reverse=True)
-    total = sum(ordered)
-    best = -(-total // capacity)
-    prefix = [0]
-    for length in ordered:
-        prefix.append(prefix[-1] + length)
-    ascending = ordered[::-1]
-
-    def above(limit: int) -> int:
-        """How many are longer than `limit`."""
-        return len(ascending) - bisect_left(ascending, limit + 1)
-
-    half = above(capacity // 2)
-    for k in sorted({length for length in ordered if 2 * length <= capacity}):
-        alone = above(capacity - k)
-        middle = prefix[half] - prefix[alone]
-        small = prefix[len(ordered) - bisect_left(ascending, k)] - prefix[half]
-        room = (half - alone) * capacity - middle
-        best = max(best, half + max(0, -(-(small - room) // capacity)))
-    return max(best, half)
+    ordered = np.sort(np.asarray(lengths, dtype=np.int64))
+    count, before = len(ordered), np.concatenate([[0], np.cumsum(ordered)])
+    thresholds = np.unique(ordered[2 * ordered <= capacity])
+    middle = np.searchsorted(ordered, capacity // 2, "right")
+    large = np.searchsorted(ordered, capacity - thresholds, "right")
+    small = before[middle] - before[np.searchsorted(ordered, thresholds, "left")]
+    room = (large - middle) * capacity - (before[large] - before[middle])
+    more = np.maximum(0, -(-(small - room) // capacity)).max(initial=0)
+    return max(-(-int(before[-1]) // capacity), int(count - middle + more))

@@ -132,7 +132,7 @@ class Documents:
 
 
 def run(paths: Paths, params: Params, workers: int | None = None) -> None:
-    """Write packed rows and metrics with `workers` processes, by default one per core.
+    """Write packed rows and metrics with at most `workers` processes, by default one per core.
 
     Raises InputError where no record can be trained on.
     """
@@ -160,7 +160,7 @@ def encoded(source: Path, scratch: Path, packer: Packer, workers: int | None = N
     documents = Documents(scratch.with_suffix(".ids"), scratch.with_suffix(".learn"))
     with open_input(source) as file:
         small = os.fstat(file.fileno()).st_size < SMALL
-    wanted = workers or (1 if small else processes.available())
+    wanted = 1 if small else workers or processes.available()
     make = (
         functools.partial(Packer, packer.base, packer.params, threads=False) if wanted > 1 else lambda: packer
     )
