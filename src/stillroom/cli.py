@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from stillroom import __version__
-from stillroom.commands import cache, doctor, plan, recipe, run, serve
+from stillroom.commands import cache, doctor, plan, recipe, run, serve, trace
 from stillroom.errors import StillroomError
 
 INTERRUPTED = 130
@@ -35,6 +35,8 @@ app.command()(run.run)
 app.command()(plan.plan)
 app.command()(doctor.doctor)
 app.command()(serve.serve)
+app.command()(trace.show)
+app.command()(trace.trace)
 
 
 def _version(wanted: bool) -> None:

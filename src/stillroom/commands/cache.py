@@ -46,7 +46,7 @@ def show(
     from stillroom.teacher.cache import Cache
 
     row = Cache().show(key)
-    typer.echo(orjson.dumps(row) if as_json else "\n".join(_described(row)))
+    typer.echo(orjson.dumps(row) if as_json else "\n".join(described(row)))
 
 
 @app.command("import")
@@ -125,7 +125,7 @@ def _lines_of(use: TeacherUse) -> list[str]:
     ]
 
 
-def _described(row: Row) -> list[str]:
+def described(row: Row) -> list[str]:
     """A row for people: what is known of it, the request, the answer."""
     from dataclasses import asdict
 

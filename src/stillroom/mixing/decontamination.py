@@ -12,7 +12,8 @@ The index is a sorted array of 64-bit hashes, mapped into memory: processes shar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stillroom.artifacts import read_jsonl, write_jsonl
-from stillroom.mixing.ngrams import Hashes, Ints, Texts, WordHashes
+from stillroom.mixing.ngrams import Hashes, Texts
 from stillroom.mixing.protected import Protected
 from stillroom.params import Settings
 
@@ -29,7 +30,10 @@ PASSAGE = 512
 COMMON = 3
 """groups of a benchmark that have a run in common: it is a formula"""
 SIEVE = 16
-"""bits of the sieve for every hash: one in so many absent ones is looked up for nothing"""
+"""places of the sieve for every hash: one in so many absent ones is looked up for nothing"""
+
+Owners = np.ndarray[Any, np.dtype[np.int32]]
+"""for each run the number of its passage"""
 
 
 class Decontamination(Settings):
@@ -37,7 +41,7 @@ class Decontamination(Settings):
 
     ngram: int = Field(default=13, ge=1)
     """words of a run; case and punctuation aside"""
-    shortest: int = Field(default=7, ge=1)
+    shortest: int = Field(default=8, ge=1)
     """a shorter tested text is looked for whole if it has so many words; with fewer it is not looked for"""
     share: float = Field(default=0.0, ge=0, le=1)
     """part of a tested passage's runs that a record must hold; 0: one run is enough"""
@@ -71,12 +75,11 @@ class Passage(NamedTuple):
 
 def build(texts: Iterable[Protected], settings: Decontamination, folder: Path) -> int:
     """Write the index into a folder; return how many runs it holds."""
-    hashes = WordHashes()
     passages: list[Passage] = []
-    found: dict[int, list[tuple[Hashes, Ints]]] = {}
+    found: dict[int, list[tuple[Hashes, Owners]]] = {}
     for text in texts:
-        for length, runs in passages_of(text, settings, hashes):
-            owner = np.full(len(runs), len(passages), np.int64)
+        for length, runs in passages_of(text, settings):
+            owner = np.full(len(runs), len(passages), np.int32)
             found.setdefault(length, []).append((runs, owner))
             passages.append(Passage(text.benchmark, text.sample, text.group, len(runs)))
     count = 0
@@ -90,12 +93,10 @@ def build(texts: Iterable[Protected], settings: Decontamination, folder: Path) -
     return count
 
 
-def passages_of(
-    text: Protected, settings: Decontamination, hashes: WordHashes
-) -> Iterator[tuple[int, Hashes]]:
+def passages_of(text: Protected, settings: Decontamination) -> Iterator[tuple[int, Hashes]]:
     """(words of a run, the distinct runs of a passage), passage by passage."""
-    words = Texts([text.text], hashes)
-    length = min(settings.ngram, len(words.words))
+    words = Texts([text.text])
+    length = min(settings.ngram, len(words))
     if length < settings.shortest:
         return
     *_, (_, _, runs) = words.runs(length)
@@ -103,19 +104,24 @@ def passages_of(
         yield length, np.unique(runs[start : start + PASSAGE])
 
 
-def telling(runs: Hashes, owners: Ints, passages: Sequence[Passage]) -> tuple[Hashes, Ints]:
-    """Runs and their passages sorted by run, without the runs of COMMON groups or more."""
-    order = np.lexsort((owners, runs))
-    runs, owners = runs[order], owners[order]
-    names = dict.fromkeys((p.benchmark, p.group) for p in passages)
-    numbers = {name: number for number, name in enumerate(names)}
-    groups = np.array([numbers[p.benchmark, p.group] for p in passages])[owners]
-    new = np.ones(len(runs), np.bool_)  # the first of a (run, group); owners of a group come together
-    new[1:] = (runs[1:] != runs[:-1]) | (groups[1:] != groups[:-1])
-    firsts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]])
+def telling(runs: Hashes, owners: Owners, passages: Sequence[Passage]) -> tuple[Hashes, Owners]:
+    """Runs and their passages sorted by run, without a benchmark's runs that COMMON groups of it share."""
+    benchmarks = _numbered([p.benchmark for p in passages])[owners]
+    groups = _numbered([(p.benchmark, p.group) for p in passages])[owners]
+    order = np.lexsort((owners, groups, benchmarks, runs))
+    runs, owners, benchmarks, groups = runs[order], owners[order], benchmarks[order], groups[order]
+    changes = (runs[1:] != runs[:-1]) | (benchmarks[1:] != benchmarks[:-1])
+    firsts = np.flatnonzero(np.r_[True, changes])
+    new = np.r_[True, changes | (groups[1:] != groups[:-1])]
     common = np.add.reduceat(new, firsts, dtype=np.int64) >= COMMON
     kept = ~np.repeat(common, np.diff(np.r_[firsts, len(runs)]))
     return runs[kept], owners[kept]
+
+
+def _numbered(names: Sequence[Hashable]) -> Owners:
+    """Equal names get the same number."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int32)
 
 
 def sieve(hashes: Hashes) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -134,18 +140,17 @@ class Index:
         self._passages = [Passage(**row) for _, row in read_jsonl(folder / "passages.jsonl")]
         self._tables = {
             int(path.name.partition(".")[0]): tuple(
-                np.load(path.with_name(path.name.replace("runs", name)), mmap_mode="r")
+                np.asarray(np.load(path.with_name(path.name.replace("runs", name)), mmap_mode="r"))
                 for name in ("runs", "owners", "sieve")
             )
             for path in folder.glob("*.runs.npy")
         }
         self._longest = max(self._tables, default=0)
-        self._hashes = WordHashes()
 
     def matches(self, records: Sequence[Sequence[str]]) -> list[Match | None]:
         """The worst match of each record, given by its texts."""
         flat = [text for texts in records for text in texts]
-        words = Texts(flat, self._hashes)
+        words = Texts(flat)
         record_of = np.repeat(np.arange(len(records)), [len(texts) for texts in records])
         hits: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
         for length, places, runs in words.runs(self._longest):
@@ -156,16 +161,18 @@ class Index:
 
     def _shared(self, length: int, runs: Hashes) -> Iterator[tuple[int, int, int]]:
         """(place among `runs`, hash, passage) of the runs that a passage has."""
-        if length not in self._tables:
+        if not len(self._tables.get(length, ((),))[0]):
             return
         table, owners, mask = self._tables[length]
         bits = len(mask).bit_length() - 1
         candidates = np.flatnonzero(mask[runs >> np.uint64(64 - bits)])
-        starts = np.searchsorted(table, runs[candidates], "left")
-        ends = np.searchsorted(table, runs[candidates], "right")
-        for at, start, end in zip(candidates, starts, ends, strict=True):
-            for passage in owners[start:end]:
-                yield int(at), int(runs[at]), int(passage)
+        candidates = candidates[np.argsort(runs[candidates])]  # neighbours are looked up together
+        starts = np.searchsorted(table, runs[candidates])
+        there = np.flatnonzero(table[np.minimum(starts, len(table) - 1)] == runs[candidates])
+        for at, start in zip(candidates[there].tolist(), starts[there].tolist(), strict=True):
+            run = runs[at]
+            for place in itertools.takewhile(lambda n: table[n] == run, range(start, len(table))):  # noqa: B023
+                yield at, int(run), int(owners[place])
 
     def _worst(
         self, hits: dict[tuple[int, int], dict[int, tuple[int, int]]], words: Texts, count: int

@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import orjson
 
 from stillroom import chat_format
 from stillroom.artifacts import canonical_json, open_input
-from stillroom.chat_format import encode, load_tokenizer
+from stillroom.chat_format import codec, encode_rows, load_tokenizer
 from stillroom.cleaning.likeness import Likeness
 from stillroom.errors import InputError
 from stillroom.mixing.decontamination import Decontamination, Index, Match
 from stillroom.records import Conversation, conversation
+from stillroom.tokenising import Words
 
 CHUNK = 1 << 20
 """bytes of lines that a worker gets at a time"""
@@ -93,6 +95,7 @@ class Scanner:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._chat = chat_format.get(scan.chat_format)
         self._tokenizer = load_tokenizer(scan.base)
+        self._words = Words(codec(self._tokenizer))
         self._likeness = scan.likeness
         self._index = Index(scan.index, scan.decontamination) if scan.index and scan.decontamination else None
 
@@ -104,8 +107,9 @@ class Scanner:
             columns.ids.append(record.id)
             columns.groups.append(str(record.meta.get("group", record.id)))
             columns.digests.append(digest(record))
-        encoded = encode(self._chat, self._tokenizer, [record.messages for record in records])
-        columns.tokens += (len(row.ids) for row in encoded)
+        messages = [record.messages for record in records]
+        rows = encode_rows(self._chat, self._tokenizer, messages, self._words)
+        columns.tokens += np.diff(rows.bounds).tolist()
         if self._likeness:
             columns.bands += (self._likeness.bands(record.messages) for record in records)
         if self._index:
