@@ -172,6 +172,7 @@ def odd(app, _):
         text, finish = {
             "empty": (" ", "stop"),
             "silence": (None, "stop"),
+            "decline": ("", "stop"),
             "refuse": ("I'm sorry, but I can't help with that.", "stop"),
             "filter": ("Half an ans", "content_filter"),
             "long": ("Half an ans", "length"),
@@ -182,7 +183,9 @@ def odd(app, _):
             return web.json_response(
                 {"error": {"message": "too long", "code": "context_length_exceeded"}}, status=400
             )
-        choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+        refusal = "I'd rather not." if wish == "decline" and text == "" else None
+        message = {"role": "assistant", "content": text or None, "refusal": refusal}
+        choice = {"index": 0, "finish_reason": finish, "message": message}
         return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
 
     app.router.add_post("/odd/v1/chat/completions", complete)
@@ -199,7 +202,7 @@ def odd_params(tmp_path):
         yield made
 
 
-WISHES = ["empty", "silence", "refuse", "filter", "long", "endless"]
+WISHES = ["empty", "silence", "refuse", "decline", "filter", "long", "endless"]
 
 
 def wished():
@@ -209,25 +212,27 @@ def wished():
 def test_every_verdict_is_counted_and_complete_turns_before_it_stay(checkout, odd_params):
     rows = {c.id: c for c in distilled(wished(), odd_params())}
     assert {key: len(c.messages) for key, c in rows.items()} == {
-        f"c-{wish}": 6 if wish == "refuse" else 2 for wish in WISHES
+        f"c-{wish}": 6 if wish in ("refuse", "decline") else 2 for wish in WISHES
     }
     verdicts = [t["verdict"] for t in rows["c-refuse"].meta["turns"]]
     assert verdicts == ["complete", "refused", "complete"]
+    assert rows["c-decline"].messages[3].content == "I'd rather not."
+    assert rows["c-decline"].meta["turns"][1]["finish_reason"] == "refusal"
     metrics = json.loads(Paths().metrics.read_text())
     assert metrics["answers"] == {
-        "complete": {"kept": 7},
+        "complete": {"kept": 9},
         "empty": {"dropped": 2},
         "filtered": {"dropped": 1},
-        "refused": {"kept": 1},
+        "refused": {"kept": 2},
         "too_long": {"dropped": 1},
         "truncated": {"dropped": 1},
     }
     assert metrics["conversations_cut"] == {"empty": 2, "filtered": 1, "too_long": 1, "truncated": 1}
     snapshot = duckdb.sql(f"SELECT finish_reason, count(*) FROM '{Paths().answers}' GROUP BY ALL").fetchall()
-    assert dict(snapshot) == {"stop": 5, "content_filter": 1, "length": 1, "context_length": 1}
+    assert dict(snapshot) == {"stop": 6, "refusal": 1, "content_filter": 1, "length": 1, "context_length": 1}
     bought = [metrics[f"bought_{what}"] for what in ("answers", "prompt_tokens", "completion_tokens")]
-    assert bought == [8, 21, 14]
-    assert "| refused | 1 | 0 | 0 |" in Paths().card.read_text()
+    assert bought == [10, 27, 18]
+    assert "| refused | 2 | 0 | 0 |" in Paths().card.read_text()
 
 
 def test_policies_ask_again_keep_or_drop_and_nothing_is_bought_twice(checkout, odd_params):
@@ -238,7 +243,7 @@ def test_policies_ask_again_keep_or_drop_and_nothing_is_bought_twice(checkout, o
     assert {len(c.messages) for key, c in rows.items() if key != "c-endless"} == {6}
     metrics = json.loads(Paths().metrics.read_text())
     assert metrics["answers"]["truncated"] == {"retried": 1}
-    assert metrics["answers"]["complete"] == {"kept": 16}
+    assert metrics["answers"]["complete"] == {"kept": 19}
     keep = Policies(truncated="keep", filtered="keep", refused="drop")
     rows = {c.id: c for c in distilled(wished(), odd_params(policies=keep))}
     assert {key: len(c.messages) for key, c in rows.items()} == {

@@ -32,6 +32,8 @@ KEY_VERSION = 1
 """of the canonical request; a new version asks everything anew"""
 TOO_LONG = "context_length"
 """finish reason of a prompt that does not fit into the teacher's context: not billed, not answered"""
+REFUSAL = "refusal"
+"""finish reason of an answer that the API itself calls one (`message.refusal`, no content)"""
 
 T = TypeVar("T")
 
@@ -126,12 +128,13 @@ def answered(query: Query, response: bytes, headers: Mapping[str, str], **proven
         document = orjson.loads(response)
         choice = document["choices"][0]
         content = choice["message"].pop("content") if "message" in choice else choice.pop("text")
+        refusal = choice["message"].pop("refusal", None) if "message" in choice else None
         usage = document.get("usage") or {}
         return Row(
             key=query.key,
             request=query.text,
-            text=content or "",
-            finish_reason=choice.get("finish_reason") or "unknown",
+            text=content or refusal or "",
+            finish_reason=REFUSAL if refusal and not content else choice.get("finish_reason") or "unknown",
             prompt_tokens=usage.get("prompt_tokens") or 0,
             completion_tokens=usage.get("completion_tokens") or 0,
             served_model=document.get("model"),

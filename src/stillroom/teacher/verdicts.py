@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from stillroom.params import Settings
-from stillroom.teacher.requests import TOO_LONG, Answer, Dialogue, Request
+from stillroom.teacher.requests import REFUSAL, TOO_LONG, Answer, Dialogue, Request
 
 Verdict = Literal["complete", "truncated", "empty", "refused", "filtered", "other", "too_long"]
 """complete, or: cut at max_tokens; without text; declined; cut by the endpoint's filter; an unknown finish
@@ -33,7 +33,7 @@ FINISHED: dict[str, Verdict] = {
     "length": "truncated",
     "max_tokens": "truncated",
     "content_filter": "filtered",
-    "refusal": "refused",
+    REFUSAL: "refused",
     TOO_LONG: "too_long",
 }
 """finish reasons of OpenAI's API, and of servers that use words of their own"""
