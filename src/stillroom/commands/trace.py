@@ -66,7 +66,7 @@ def _ids(name: str) -> list[str]:
     except InputError:
         if not KEY.fullmatch(name) or not (users := lineage.users_of(ROOT, name)):
             raise
-        return users
+        return list(dict.fromkeys(lineage.made_from(ROOT, user) for user in users))
 
 
 def answer(key: str, as_json: bool) -> list[str]:
