@@ -39,11 +39,11 @@ from stillroom.packing import best_fit_decreasing, lower_bound
 from stillroom.params import Block
 from stillroom.progress import track
 from stillroom.records import Conversation, Message, conversation
-from stillroom.tokenising import Ints, Longs, Words, gather
+from stillroom.tokenising import Ints, Words
 
 IGNORED = -100
 """the label of a position without loss"""
-BATCH_BYTES = 4_000_000
+BATCH_BYTES = 1_000_000
 """of the mixture that a process takes at a time"""
 SMALL = 64_000_000
 """bytes of a mixture that one process packs sooner than others have started"""
@@ -267,19 +267,18 @@ def write_rows(path: Path, documents: Documents, rows: Sequence[Sequence[int]]) 
     """Write packed rows, a row group at a time, in the order given."""
     ids, learn = documents.columns()
     lengths = np.array(documents.lengths, dtype=np.int64)
-    starts = np.cumsum(lengths) - lengths
+    ends = np.cumsum(lengths)
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for group in row_groups(rows, documents.lengths):
-            order = np.array([i for row in group for i in row])
-            tokens = gather(ids, starts[order], lengths[order])
-            labels = targets(tokens, gather(learn, starts[order], lengths[order]))
-            sizes = [len(row) for row in group]
-            ends = np.cumsum(lengths[order])[np.cumsum(sizes) - 1]
-            bounds = [[0, *np.cumsum(lengths[row])] for row in group]
+            spans = [slice(ends[i] - lengths[i], ends[i]) for row in group for i in row]
+            tokens = np.concatenate([ids[span] for span in spans])
+            labels = targets(tokens, np.concatenate([learn[span] for span in spans]))
+            bounds = [np.cumsum([0, *lengths[row]]) for row in group]
+            sizes = [bound[-1] for bound in bounds]
             arrays = [
-                listed(tokens, ends),
-                listed(labels, ends),
-                listed(np.concatenate(bounds), np.cumsum(sizes) + np.arange(1, len(group) + 1)),
+                listed(tokens, sizes),
+                listed(labels, sizes),
+                listed(np.concatenate(bounds), [len(bound) for bound in bounds]),
                 pa.array([[documents.names[i] for i in row] for row in group], type=SCHEMA.types[3]),
             ]
             writer.write_table(pa.table(arrays, schema=SCHEMA))
@@ -295,9 +294,9 @@ def targets(ids: Ints, learn: Bools) -> Ints:
     return labels
 
 
-def listed(values: Ints, ends: Longs) -> pa.ListArray:
-    """Values as lists that end where `ends` says."""
-    offsets = pa.array(np.concatenate([[0], ends]), type=pa.int32())
+def listed(values: Ints, sizes: Sequence[int]) -> pa.ListArray:
+    """Values as lists of these sizes."""
+    offsets = pa.array(np.cumsum([0, *sizes]), type=pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.array(values, type=pa.int32()), type=INTS)
 
 
