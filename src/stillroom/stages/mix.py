@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -192,8 +192,11 @@ def workers_for(files: dict[str, Path]) -> int:
 
 def take(found: Catalogue, scan: Scan, work: Iterable[Chunk], workers: int) -> None:
     """Have the chunks read, and take what comes of them in, in their order."""
-    with track("mix", unit="records") as progress:
-        for chunk, columns in processes.in_order(scan.scanner, work, workers):
+    with (
+        track("mix", unit="records") as progress,
+        closing(processes.in_order(scan.scanner, work, workers)) as results,
+    ):
+        for chunk, columns in results:
             found.add(chunk.origin, columns)
             progress.advance(len(columns.ids))
     found.flush()
