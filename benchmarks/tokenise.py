@@ -38,6 +38,7 @@ TEMPLATE = (
     "{%- for m in messages -%}{{ '<|im_start|>' + m['role'] + '\\n' }}{%- if m['role'] == 'assistant' -%}"
     "{%- generation -%}{{ m['content'] + '<|im_end|>' }}{%- endgeneration -%}{{ '\\n' }}{%- else -%}"
     "{{ m['content'] + '<|im_end|>\\n' }}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 EXCHANGES, QUESTION, ANSWER = (0.9, 0.85), (4.5, 1.3), (6.8, 0.8)
 """log-normal: mean and deviation of the logarithm; of the texts in characters"""
