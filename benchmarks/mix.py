@@ -1,6 +1,7 @@
 """What mixing costs: against orjson parsing and writing the same lines, and against counting their tokens.
 
     python benchmarks/mix.py [--records 1000000] [--work FOLDER]
+    python benchmarks/mix.py --near 100000
 
 Four generated sources (lengths: see SOURCES) go through `mix`, with duplicates, near-duplicates and
 contaminated records planted; a benchmark of PG19's size (100 books, 7 M words) and small sets stand beside
@@ -8,6 +9,9 @@ them. Counting tokens needs a tokenizer: a byte-level one of 32,000 tokens that 
 
 Seconds of wall clock and of CPU, each also as a multiple of orjson's, records per CPU second, the largest
 resident memory of all processes together, and how many of the planted records were found and others taken.
+
+--near removes near-duplicates of so many conversations, a fifth of them edited copies, in one process, and
+holds what goes against the exact Jaccard similarity of a sample to all that came before and stayed.
 """
 
 from __future__ import annotations
@@ -18,12 +22,18 @@ import os
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 from extract import Cost, measured, show
+
+from stillroom.cleaning import near_duplicates
+from stillroom.cleaning.likeness import Likeness
+from stillroom.cleaning.scratch import Cleaned, scratch
+from stillroom.records import Message
 
 SOURCES = {
     "chat": (0.85, 2_000, 3),
@@ -77,6 +87,7 @@ class Writer:
         self.random = random.Random(seed)
         syllables = [c + v for c in "bcdfghklmnprstvw" for v in "aeiou"]
         words = ["".join(self.random.choices(syllables, k=self.random.randint(1, 5))) for _ in range(50_000)]
+        self.words = words
         weights = [1 / rank for rank in range(1, len(words) + 1)]
         drawn = iter(self.random.choices(words, weights, k=2_600_000))
         self.sentences = [" ".join(next(drawn) for _ in range(13)).capitalize() + "." for _ in range(200_000)]
@@ -174,13 +185,75 @@ def mixed(work: Path, count: int, floor: Cost, off: tuple[str, ...]) -> None:
     show(f"mix, without {', '.join(off)}" if off else "mix", cost, count, floor)
 
 
+def edited(writer: Writer, text: str) -> str:
+    """The text with up to a tenth of its words replaced."""
+    words = text.split()
+    for place in writer.random.sample(range(len(words)), round(writer.random.uniform(0, 0.1) * len(words))):
+        words[place] = writer.random.choice(writer.words)
+    return " ".join(words)
+
+
+def near(count: int) -> None:
+    """Time of near-duplicate removal, and its recall and precision on a sample."""
+    likeness, writer = Likeness(0.8, 5, 128), Writer(42)
+    texts: list[str] = []
+    for _ in range(count):
+        copy = texts and writer.random.random() < 0.2
+        length = writer.random.lognormvariate(0, 1) * 1200
+        texts.append(edited(writer, writer.random.choice(texts)) if copy else writer.text(length))
+    conversations = [(Message("user", text),) for text in texts]
+    start = time.process_time()
+    gone: set[int] = set()
+    with tempfile.TemporaryDirectory() as folder, scratch(Path(folder) / "near") as kept:
+        check = near_duplicates.near(kept, likeness)
+        for number, messages in enumerate(conversations):
+            line = orjson.dumps({"id": str(number), "messages": messages}, option=orjson.OPT_APPEND_NEWLINE)
+            row = Cleaned(str(number), line, 1, 0, b"", likeness.bands(messages))
+            if check(row, kept.write(line)):
+                gone.add(number)
+    seconds = time.process_time() - start
+    print(f"near-duplicates of {count:,}: {seconds:.1f} s CPU, {count / seconds:,.0f}/s, {len(gone):,} gone")
+    sample = writer.random.sample(range(count), min(count, 3000))
+    alike = exact({n: likeness.shingles(conversations[n])[1] for n in sample}, conversations, gone, likeness)
+    found = {n for n in sample if n in gone}
+    print(
+        f"of {len(sample):,}: {len(found & alike):,} of {len(alike):,} found, {len(found - alike):,} others"
+    )
+
+
+def exact(
+    sample: dict[int, frozenset[str]],
+    conversations: list[tuple[Message, ...]],
+    gone: set[int],
+    likeness: Likeness,
+) -> set[int]:
+    """Which of the sample are like an earlier one that stayed, by counting shared shingles of every pair."""
+    holders: dict[str, list[int]] = {}
+    for number, shingles in sample.items():
+        for shingle in shingles:
+            holders.setdefault(shingle, []).append(number)
+    alike: set[int] = set()
+    for number, messages in enumerate(conversations):
+        if number in gone:
+            continue
+        own = likeness.shingles(messages)[1]
+        for other, shared in Counter(h for s in own for h in holders.get(s, ())).items():
+            if other > number and shared / (len(own) + len(sample[other]) - shared) >= likeness.threshold:
+                alike.add(other)
+    return alike
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "stillroom-mix-benchmark")
+    parser.add_argument("--near", type=int, help="near-duplicates only, of so many conversations")
     given = parser.parse_args()
+    if given.near:
+        near(given.near)
+        return
     work = given.work / str(given.records)
     generate(work, given.records)
     files = [str(work / f"{origin}.jsonl") for origin in SOURCES]
