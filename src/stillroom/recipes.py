@@ -2,9 +2,9 @@
 
 recipes/NAME.yaml ──▶ `stillroom recipe use NAME` ──▶ params.yaml
 
-The schema of a params file is `common:`, `endpoint:` and one block per stage, each declared by its stage module. A recipe
-spells out every key, each with the comment that its field's docstring gives: `stillroom recipe complete`
-writes a file that way.
+The schema of a params file is `common:`, `endpoint:` and a block per stage, declared by the stage's module. A
+recipe spells out every key, each with the comment that its field's docstring gives: `stillroom recipe
+complete` writes a file that way.
 """
 
 from __future__ import annotations
