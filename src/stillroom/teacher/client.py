@@ -27,6 +27,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx2
 import openai
+import orjson
 import uvloop
 
 from stillroom.chat_format import ChatFormat
@@ -60,6 +61,7 @@ LONGEST_WAIT = 3600.0
 GRACE_SECONDS = 30.0
 """how long the requests in flight may still finish when a run stops: they may be billed"""
 CONGESTION = (429, 503)
+PATHS = ("/chat/completions", "/completions")
 WINDOW = 2048
 """dialogues that are looked up in the cache together"""
 DAY = 86_400.0
@@ -295,13 +297,17 @@ class Asker:
         base_url = await asyncio.to_thread(enter, serving(self.teacher, self.endpoint, self._folder))
         local = httpx2.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
         self._address = str(httpx2.URL(base_url).copy_with(userinfo=b""))
+        self._http = openai.DefaultAioHttpClient(trust_env=not local, timeout=self.endpoint.timeout)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=self._secret or "none",
             max_retries=0,
             timeout=self.endpoint.timeout,
-            http_client=openai.DefaultAioHttpClient(trust_env=not local),
+            http_client=self._http,
         )
+        headers = {**self._client.default_headers, **self._client.auth_headers}
+        self._headers = {name: value for name, value in headers.items() if isinstance(value, str)}
+        self._url = {path: self._client.base_url.join(path.lstrip("/")) for path in PATHS}
         used = await asyncio.to_thread(self._cache.usage_since, self._address, time.time() - DAY)
         self._gate = Gate(self.endpoint, used)
         self._batches = Batches(
@@ -394,7 +400,7 @@ class Asker:
         self._cache.intend(wanted.key)
         started = time.monotonic()
         try:
-            response = await self._client.post(wanted.path, cast_to=httpx2.Response, body=wanted.body)
+            response = await self._post(wanted)
         except openai.APIError as error:
             self._cache.withdraw(wanted.key)
             self._reached |= isinstance(error, openai.APIStatusError)
@@ -407,6 +413,25 @@ class Asker:
         cost = self.ledger.settle(money, size, row.prompt_tokens, row.completion_tokens)
         self._gate.succeeded(response.headers)
         return row if cost is None else replace(row, cost=cost)
+
+    async def _post(self, wanted: Query) -> httpx2.Response:
+        """The response to a query. Raises the SDK's errors.
+
+        Over the SDK's transport, but not by its `post`, which takes twice the time (benchmarks/teacher.py).
+        """
+        content = orjson.dumps(wanted.body)
+        request = self._http.build_request(
+            "POST", self._url[wanted.path], content=content, headers=self._headers
+        )
+        try:
+            response = await self._http.send(request)
+        except httpx2.TimeoutException as error:
+            raise openai.APITimeoutError(request) from error
+        except httpx2.TransportError as error:
+            raise openai.APIConnectionError(request=request) from error
+        if response.is_success:
+            return response
+        raise _status_error(response)
 
     async def _stored(self, row: Row) -> Row:
         return await asyncio.wrap_future(self._cache.store(row))
@@ -520,6 +545,16 @@ def ask_all(requests: Sequence[Request], asker: Asker) -> list[Answer]:
     answers: dict[int, Answer] = {}
     asker.run(lambda: map(asking, requests), answers.__setitem__, total=len(requests), unit="requests")
     return [answers[index] for index in range(len(requests))]
+
+
+def _status_error(response: httpx2.Response) -> openai.APIStatusError:
+    """The SDK's error for a response that is not a success, with what the server says."""
+    try:
+        said = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        said = None
+    body = said.get("error", said) if isinstance(said, dict) else said
+    return openai.APIStatusError(f"{response.status_code}: {body}", response=response, body=body)
 
 
 def _may_be_billed(error: openai.APIError) -> bool:
