@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
-from mock_server import answer
+from mock_server import completion
 
 
 @dataclass
@@ -57,14 +57,6 @@ class MockBatches:
 
     def _lines(self):
         return self.log.read_text().splitlines() if self.log.exists() else []
-
-
-def completion(body):
-    text = answer(body)
-    shape = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
-    usage = {"prompt_tokens": len(json.dumps(body)) // 4, "completion_tokens": 4}
-    choice = {"index": 0, "finish_reason": "length" if "be long" in json.dumps(body) else "stop", **shape}
-    return {"id": "r", "model": "mock", "usage": usage, "choices": [choice]}
 
 
 def _serve(mock, sender):

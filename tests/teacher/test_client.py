@@ -145,6 +145,37 @@ def test_what_will_not_go_away_stops_at_once_with_one_message(
     assert "sk-very-secret" not in message
 
 
+def test_a_pause_of_hours_is_a_quota_and_stops_the_run(start, tmp_path):
+    spent = start(faults={429: 1.0}, retry_after="7200")
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="the quota is used up"):
+        asked(spent.url, cache, requests(3))
+
+
+def test_each_request_sent_is_noted_until_it_comes_back(start, tmp_path):
+    class Watched(Cache):
+        noted = collections.Counter()
+        sent = 0
+
+        def intend(self, key):
+            self.noted[key] += 1
+            self.sent += 1
+            super().intend(key)
+
+        def withdraw(self, key):
+            self.noted[key] -= 1
+            super().withdraw(key)
+
+        def store(self, row):
+            self.noted[row.key] -= 1
+            return super().store(row)
+
+    faulty = start(faults={500: 0.2, "reset": 0.1})
+    with Watched(tmp_path / "c.duckdb") as cache:
+        _, asker = asked(faulty.url, cache, requests(60))
+        assert cache.sent == 60 + asker.counts["retries"] > 60
+        assert set(cache.noted.values()) == {0}
+
+
 def test_nobody_there_is_said_after_a_few_tries(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -137,10 +137,15 @@ class Batches:
         uploads = {batch.removeprefix(UPLOADED): batch for batch in await self._all() if _is_upload(batch)}
         if not uploads:
             return
-        async for found in self._client.batches.list(limit=100):
-            if record := uploads.pop(found.input_file_id, None):
-                await self._record(found.id, await self._requests(record))
-                await self._close(record, "created")
+        listing = await self._asked(self._client.batches.list(limit=100))
+        while uploads:
+            for found in listing.data:
+                if record := uploads.pop(found.input_file_id, None):
+                    await self._record(found.id, await self._requests(record))
+                    await self._close(record, "created")
+            if not listing.has_next_page():
+                break
+            listing = await self._asked(listing.get_next_page())
         for record in uploads.values():
             await self._close(record, "never created")
 
