@@ -24,7 +24,8 @@ from stillroom.sources import (
     turn_lists,
 )
 from stillroom.sources.adapter import Dropped, Unfit
-from stillroom.sources.conversations import ADAPTERS, read_folder
+from stillroom.sources.conversations import ADAPTERS, conversation_of, raw_conversations
+from stillroom.sources.dumps import dump_files
 
 WANTED = {
     airoboros: "s You are Ana, a painter. | u What would you do on a day off? | a I would paint the harbour.",
@@ -43,6 +44,14 @@ WANTED = {
 """what each module's worked example says"""
 MODULES = list(WANTED)
 REAL = Path(__file__).parents[2] / "../shared/data"
+
+
+def read_folder(folder, on_malformed):
+    """All conversations of a folder's dumps, one process, as `extract` reads them in several."""
+    for path in dump_files(folder):
+        name = path.relative_to(folder).as_posix()
+        for raw in raw_conversations(path):
+            yield conversation_of(raw, name, on_malformed)
 
 
 def example(module):
@@ -282,7 +291,7 @@ def test_an_unknown_shape_names_the_known_ones(tmp_path):
 def test_real_dumps_are_read_to_the_last_record(folder, source, count):
     if not REAL.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
-    found = list(conversations.read_folder(REAL / folder, "stop"))
+    found = list(read_folder(REAL / folder, "stop"))
     assert len(found) == count
     assert {c.source for c in found} == {source}
     assert all(c.messages[0].role == "user" and c.messages[0].content for c in found)

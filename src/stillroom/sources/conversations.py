@@ -1,4 +1,4 @@
-"""A folder of conversation dumps, whatever their shape ──▶ Conversations, and the records that are none.
+"""Records of conversation dumps, whatever their shape ──▶ Conversations, and the records that are none.
 
 Each record's shape is told from itself; see the adapters for worked examples. A new shape is a file
 here and an entry in ADAPTERS. A conversation keeps the dump's id, or gets one from its content.
@@ -28,7 +28,7 @@ from stillroom.sources import (
     turn_lists,
 )
 from stillroom.sources.adapter import Adapter, Dropped, Unfit
-from stillroom.sources.dumps import Broken, Raw, Record, dump_files, parsed, raw_records
+from stillroom.sources.dumps import Broken, Raw, Record, parsed, raw_records
 
 ADAPTERS: tuple[Adapter, ...] = (
     sharegpt.ADAPTER,
@@ -46,21 +46,6 @@ ADAPTERS: tuple[Adapter, ...] = (
 SNIFFED = 50
 """records of which one must have a known shape"""
 OnMalformed = Literal["skip", "stop"]
-
-
-def read_folder(folder: Path, on_malformed: OnMalformed) -> Iterator[Conversation | Dropped]:
-    """Stream all conversations of a folder's dumps, files in the order of their names.
-
-    Malformed records come as Dropped, or with `stop` raise InputError naming file, record and offset. Raises
-    InputError where a file has no known shape.
-    """
-    for path in dump_files(folder):
-        yield from read_file(path, path.relative_to(folder).as_posix(), on_malformed)
-
-
-def read_file(path: Path, name: str, on_malformed: OnMalformed) -> Iterator[Conversation | Dropped]:
-    """Stream the conversations of one dump; `name` is what records say about where they came from."""
-    return (conversation_of(raw, name, on_malformed) for raw in raw_conversations(path))
 
 
 def raw_conversations(path: Path) -> Iterator[Raw]:
