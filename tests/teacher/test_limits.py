@@ -350,7 +350,7 @@ async def asked(url, count, gate):
 
 @pytest.mark.parametrize(("say", "given"), [("headers", None), ("retry-after", 6000.0)])
 def test_a_real_server_is_asked_no_more_than_it_allows(start, say, given):
-    """6,000 a minute. How much of that is used is a matter of time: above in virtual time, and benchmarks/."""
+    """How much of the 6,000 a minute is used is a matter of time: above in virtual time, and benchmarks/."""
     server = start(latency=0.02, requests_per_minute=6000, say=say)
     asyncio.run(asked(server.url, 250, Gate(Endpoint(requests_per_minute=given))))
     assert server.refused() < 0.2 * 250
