@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ FRAMES = st.lists(st.tuples(st.sampled_from(spool.KINDS), st.text().map(str.enco
 def replayed(database):
     rows = []
     replay(database, rows.extend)
-    return rows
+    return [orjson.loads(row) for row in rows]
 
 
 def in_a_process_that_is_killed(function):
@@ -61,8 +62,8 @@ def test_a_killed_run_leaves_its_rows_and_a_word_on_what_was_in_flight(tmp_path,
         mine = Spool(database)
         for key in "abcde":
             mine.intend(key)
-        mine.row("a", {"key": "a", "text": "ä"})
-        mine.row("b", {"key": "b", "text": "committed"})
+        mine.row("a", orjson.dumps({"key": "a", "text": "ä"}))
+        mine.row("b", orjson.dumps({"key": "b", "text": "committed"}))
         mine.forget(["b"])
         mine.withdraw("c")
 
@@ -80,7 +81,7 @@ def test_a_killed_run_leaves_its_rows_and_a_word_on_what_was_in_flight(tmp_path,
 def test_the_spool_of_a_live_run_is_left_alone(tmp_path):
     database = tmp_path / "c.duckdb"
     mine = Spool(database)
-    mine.row("a", {"key": "a"})
+    mine.row("a", orjson.dumps({"key": "a"}))
     assert replayed(database) == []
     mine.forget(["a"])
     mine.close()
@@ -90,7 +91,7 @@ def test_the_spool_of_a_live_run_is_left_alone(tmp_path):
 def test_what_could_not_be_committed_outlives_its_run(tmp_path):
     database = tmp_path / "c.duckdb"
     mine = Spool(database)
-    mine.row("a", {"key": "a"})
+    mine.row("a", orjson.dumps({"key": "a"}))
     mine.close()
     assert replayed(database) == [{"key": "a"}]
 
@@ -103,9 +104,9 @@ def test_a_spool_stays_small_and_keeps_what_is_open(tmp_path, monkeypatch):
     def work():
         mine = Spool(database)
         mine.intend("waiting")
-        mine.row("open", {"key": "open"})
+        mine.row("open", orjson.dumps({"key": "open"}))
         for i in range(200):
-            mine.row(str(i), {"key": str(i), "text": "x" * 100})
+            mine.row(str(i), orjson.dumps({"key": str(i), "text": "x" * 100}))
             mine.forget([str(i)])
             largest.append(sum(p.stat().st_size for p in spools(database)))
         assert max(largest) < 3_000, max(largest)
@@ -127,7 +128,7 @@ def test_a_damaged_spool_gives_what_is_whole_and_is_kept(tmp_path, capsys):
 def test_a_commit_that_fails_leaves_the_spool_for_the_next_time(tmp_path):
     database = tmp_path / "c.duckdb"
     mine = Spool(database)
-    mine.row("a", {"key": "a"})
+    mine.row("a", orjson.dumps({"key": "a"}))
     mine.close()
     with pytest.raises(ZeroDivisionError):
         replay(database, lambda _: 1 / 0)
@@ -136,12 +137,12 @@ def test_a_commit_that_fails_leaves_the_spool_for_the_next_time(tmp_path):
 
 def test_a_full_disk_is_an_error_and_no_torn_frame(tmp_path, monkeypatch):
     mine = Spool(tmp_path / "c.duckdb")
-    mine.row("a", {"key": "a"})
+    mine.row("a", orjson.dumps({"key": "a"}))
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
     with pytest.raises(InputError, match="No space left"):
-        mine.row("b", {"key": "b"})
+        mine.row("b", orjson.dumps({"key": "b"}))
     monkeypatch.undo()
-    mine.row("c", {"key": "c"})
+    mine.row("c", orjson.dumps({"key": "c"}))
     mine.close()
     assert replayed(tmp_path / "c.duckdb") == [{"key": "a"}, {"key": "c"}]

@@ -3,6 +3,7 @@ import random
 from dataclasses import replace
 
 import duckdb
+import orjson
 import pytest
 
 from stillroom.artifacts import canonical_json, sha256
@@ -19,7 +20,7 @@ def row(i, teacher="m", **known):
 
 def filled(path, rows):
     with cache_file.opened(path) as connection:
-        cache_file.insert(connection, rows)
+        cache_file.insert(connection, map(orjson.dumps, rows))
     return path
 
 
@@ -163,7 +164,7 @@ def test_a_damaged_write_ahead_log_costs_what_is_in_it_alone(tmp_path):
     path = filled(tmp_path / "c.duckdb", [row(1)])
     with cache_file.connected(path) as connection:
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-        cache_file.insert(connection, [row(2)])
+        cache_file.insert(connection, [orjson.dumps(row(2))])
     wal = path.with_name("c.duckdb.wal")
     wal.write_bytes(b"?" * wal.stat().st_size)
     repair(path)

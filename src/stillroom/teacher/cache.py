@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 
 import duckdb
 import numpy as np
+import orjson
 
 from stillroom.errors import InputError, StillroomError
 from stillroom.teacher.cache_file import (
@@ -49,13 +50,13 @@ from stillroom.teacher.spool import Spool
 
 __all__ = ["Cache", "Row", "default_path"]
 
-COMMIT_SECONDS = 0.040
+COMMIT_SECONDS = 0.1
 """how long a row waits for others to share its commit"""
-COMMIT_ROWS = 256
+COMMIT_ROWS = 512
 """most rows of one commit"""
 HOLD_SECONDS = 0.100
 """how long a run keeps the file at least, where others wait and it has work"""
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.02
 """between two looks, without work, at whether others wait"""
 IDLE_SECONDS = 1.0
 """without work for so long, the file is closed"""
@@ -128,8 +129,9 @@ class Cache:
 
         Raises InputError where the disk is full.
         """
-        self._spool.row(row.key, row)
-        task = _Store(row, Future())
+        line = orjson.dumps(row)
+        self._spool.row(row.key, line)
+        task = _Store(row, line, Future())
         self._work.put(task)
         return task.future
 
@@ -309,13 +311,13 @@ class Cache:
 
     def _commit(self, connection: Connection, stores: Sequence[_Store]) -> None:
         """Commit rows, and tell each who stored one which row counts."""
-        new: dict[str, Row] = {}
+        new: dict[str, _Store] = {}
         for task in stores:
-            new.setdefault(task.row.key, task.row)
-        if insert(connection, list(new.values())) < len(new):
+            new.setdefault(task.row.key, task)
+        if insert(connection, [task.line for task in new.values()]) < len(new):
             counts = {values[0]: Row(*values) for values in _select(connection, COLUMNS, new)}
         else:
-            counts = new
+            counts = {key: task.row for key, task in new.items()}
         self._since.update(new)
         self._spool.forget(new)
         for task in stores:
@@ -327,6 +329,8 @@ class _Store:
     """A row to commit, and who waits for it."""
 
     row: Row
+    line: bytes
+    """the row as JSON"""
     future: Future[Row]
 
 

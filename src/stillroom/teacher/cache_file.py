@@ -9,10 +9,11 @@ waits.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,10 @@ BYTES = "(strlen(request) + strlen(text) + coalesce(strlen(response), 0))"
 KEYS = "(SELECT unnest($1::VARCHAR[]) AS key)"
 """SQL: the table of the keys that are given as a list"""
 _TYPES = {"str": "VARCHAR", "int": "INTEGER", "float": "DOUBLE"}
-_UNNESTED = ", ".join(
-    f"unnest(${number}::{_TYPES[str(f.type).removesuffix(' | None')]}[])"
-    for number, f in enumerate(fields(Row), 1)
+_STRUCT = {f.name: _TYPES[str(f.type).removesuffix(" | None")] for f in fields(Row)}
+_INSERT = (
+    f"INSERT INTO responses ({COLUMNS}) SELECT {', '.join(f'row.{name}' for name in _STRUCT)} FROM "
+    f"(SELECT unnest(from_json($1, '{json.dumps([_STRUCT])}')) AS row) ON CONFLICT DO NOTHING"
 )
 
 
@@ -187,7 +189,7 @@ def opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def take_over(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Commit what dead runs left in their spools."""
-    spool.replay(path, lambda rows: insert(connection, [_row(row) for row in rows]))
+    spool.replay(path, lambda rows: insert(connection, rows))
 
 
 def connected(path: Path) -> duckdb.DuckDBPyConnection:
@@ -213,12 +215,11 @@ def hand_over(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")
 
 
-def insert(connection: duckdb.DuckDBPyConnection, rows: Sequence[Row]) -> int:
-    """Commit rows of different keys, except where the key is there already; return how many were new."""
-    # lists, not Arrow: that imports pandas at the first answer, which costs a second
-    columns = list(map(list, zip(*map(astuple, rows), strict=True)))
-    query = f"INSERT INTO responses SELECT {_UNNESTED} ON CONFLICT DO NOTHING"
-    return int(one(connection.execute(query, columns))) if columns else 0
+def insert(connection: duckdb.DuckDBPyConnection, rows: Iterable[bytes]) -> int:
+    """Commit rows, given as JSON, of different keys, except where the key is there already; return how many
+    were new."""
+    # DuckDB parses JSON without holding up Python's other threads; lists of values hold them up
+    return int(one(connection.execute(_INSERT, [f"[{b','.join(rows).decode()}]"])))
 
 
 def one(found: duckdb.DuckDBPyConnection) -> Any:
@@ -254,8 +255,3 @@ def _explained(text: str) -> tuple[str, str]:
         f"the response cache cannot be read ({text})",
         "`stillroom cache repair` saves what can be read; `stillroom cache import` refills from snapshots",
     )
-
-
-def _row(values: dict[str, Any]) -> Row:
-    """A row out of a spool, whatever version of stillroom wrote it."""
-    return Row(**{f.name: values[f.name] for f in fields(Row) if f.name in values})

@@ -25,9 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
-import httpx2
 import openai
-import orjson
 import uvloop
 
 from stillroom.chat_format import ChatFormat
@@ -53,6 +51,7 @@ from stillroom.teacher.requests import (
     says_too_long,
     too_long,
 )
+from stillroom.teacher.transport import Transport, may_be_billed
 
 UNREACHABLE_TRIES = 3
 """connections that fail before the first answer of any kind: then nobody is there"""
@@ -61,7 +60,6 @@ LONGEST_WAIT = 3600.0
 GRACE_SECONDS = 30.0
 """how long the requests in flight may still finish when a run stops: they may be billed"""
 CONGESTION = (429, 503)
-PATHS = ("/chat/completions", "/completions")
 WINDOW = 2048
 """dialogues that are looked up in the cache together"""
 DAY = 86_400.0
@@ -100,7 +98,7 @@ class Asker:
         self._failure: StillroomError | None = None
         self._reached = False
         self._secret = api_key(endpoint) if endpoint.base_url else None
-        self._client: openai.AsyncOpenAI | None = None
+        self._transport: Transport | None = None
         self._open = ExitStack()
 
     def __enter__(self) -> Asker:
@@ -110,8 +108,8 @@ class Asker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._client is not None:
-            self._runner.run(self._client.close())
+        if self._transport is not None:
+            self._runner.run(self._transport.close())
         print(f"{self.title}: {self.summary()}", file=sys.stderr)
         self._open.__exit__(kind, error, trace)
 
@@ -291,27 +289,16 @@ class Asker:
 
     async def _connect(self) -> None:
         """Make the client, and start the embedded teacher where that is the one to ask."""
-        if self._client is not None:
+        if self._transport is not None:
             return
         enter = self._open.enter_context
         base_url = await asyncio.to_thread(enter, serving(self.teacher, self.endpoint, self._folder))
-        local = httpx2.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
-        self._address = str(httpx2.URL(base_url).copy_with(userinfo=b""))
-        self._http = openai.DefaultAioHttpClient(trust_env=not local, timeout=self.endpoint.timeout)
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=self._secret or "none",
-            max_retries=0,
-            timeout=self.endpoint.timeout,
-            http_client=self._http,
-        )
-        headers = {**self._client.default_headers, **self._client.auth_headers}
-        self._headers = {name: value for name, value in headers.items() if isinstance(value, str)}
-        self._url = {path: self._client.base_url.join(path.lstrip("/")) for path in PATHS}
+        self._transport = Transport(base_url, self._secret, self.endpoint.timeout)
+        self._address = self._transport.address
         used = await asyncio.to_thread(self._cache.usage_since, self._address, time.time() - DAY)
         self._gate = Gate(self.endpoint, used)
         self._batches = Batches(
-            self._client,
+            self._transport.sdk,
             self._address,
             self.endpoint,
             self._cache,
@@ -389,7 +376,7 @@ class Asker:
 
     async def _posted(self, wanted: Query, number: int) -> Row:
         """Send a query within the budget; return its row, not yet stored."""
-        assert self._client is not None
+        assert self._transport is not None
         if self._failure:
             raise self._failure
         size = len(wanted.text.encode())
@@ -400,49 +387,32 @@ class Asker:
         self._cache.intend(wanted.key)
         started = time.monotonic()
         try:
-            response = await self._post(wanted)
+            content, headers = await self._transport.post(wanted)
         except openai.APIError as error:
             self._cache.withdraw(wanted.key)
             self._reached |= isinstance(error, openai.APIStatusError)
-            billed = _may_be_billed(error)
+            billed = may_be_billed(error)
             self.counts["maybe_billed"] += billed
             self.ledger.release(money, billed=billed)
             raise
         self._reached = True
-        row = self._row(wanted, response, time.monotonic() - started, number)
+        row = self._row(wanted, content, headers, time.monotonic() - started, number)
         cost = self.ledger.settle(money, size, row.prompt_tokens, row.completion_tokens)
-        self._gate.succeeded(response.headers)
+        self._gate.succeeded(headers)
         return row if cost is None else replace(row, cost=cost)
-
-    async def _post(self, wanted: Query) -> httpx2.Response:
-        """The response to a query. Raises the SDK's errors.
-
-        Over the SDK's transport, but not by its `post`, which takes twice the time (benchmarks/teacher.py).
-        """
-        content = orjson.dumps(wanted.body)
-        request = self._http.build_request(
-            "POST", self._url[wanted.path], content=content, headers=self._headers
-        )
-        try:
-            response = await self._http.send(request)
-        except httpx2.TimeoutException as error:
-            raise openai.APITimeoutError(request) from error
-        except httpx2.TransportError as error:
-            raise openai.APIConnectionError(request=request) from error
-        if response.is_success:
-            return response
-        raise _status_error(response)
 
     async def _stored(self, row: Row) -> Row:
         return await asyncio.wrap_future(self._cache.store(row))
 
-    def _row(self, wanted: Query, response: httpx2.Response, seconds: float, number: int) -> Row:
+    def _row(
+        self, wanted: Query, content: bytes, headers: Mapping[str, str], seconds: float, number: int
+    ) -> Row:
         """The row of a response. Raises EndpointError where it is not an OpenAI-style completion."""
         provenance = {"endpoint": self._address, "seconds": round(seconds, 4), "attempts": number}
         try:
-            row = without(self._secret, answered(wanted, response.content, response.headers, **provenance))
+            row = without(self._secret, answered(wanted, content, headers, **provenance))
         except ValueError:
-            excerpt = redacted(response.text[:200], self._secret)
+            excerpt = redacted(content[:200].decode(errors="replace"), self._secret)
             raise self._fail(f"not an OpenAI-style answer: {excerpt}", "base_url should end in /v1") from None
         self.counts["asked"] += 1
         self.counts["prompt_tokens"] += row.prompt_tokens
@@ -545,19 +515,3 @@ def ask_all(requests: Sequence[Request], asker: Asker) -> list[Answer]:
     answers: dict[int, Answer] = {}
     asker.run(lambda: map(asking, requests), answers.__setitem__, total=len(requests), unit="requests")
     return [answers[index] for index in range(len(requests))]
-
-
-def _status_error(response: httpx2.Response) -> openai.APIStatusError:
-    """The SDK's error for a response that is not a success, with what the server says."""
-    try:
-        said = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        said = None
-    body = said.get("error", said) if isinstance(said, dict) else said
-    return openai.APIStatusError(f"{response.status_code}: {body}", response=response, body=body)
-
-
-def _may_be_billed(error: openai.APIError) -> bool:
-    """Whether a request without an answer (timed out, reset) may have reached the model."""
-    never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-    return isinstance(error, openai.APIConnectionError) and not isinstance(error.__cause__, never_sent)

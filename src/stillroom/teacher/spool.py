@@ -23,7 +23,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -49,9 +48,9 @@ class Spool:
         self._size = 0
         self._path, self._file = _create(database)
 
-    def row(self, key: str, row: object) -> None:
-        """Note an answer that came; `row` is anything that JSON can say, with a `key`."""
-        framed = frame(ROW, orjson.dumps(row))
+    def row(self, key: str, row: bytes) -> None:
+        """Note an answer that came: JSON, with its `key`."""
+        framed = frame(ROW, row)
         with self._lock:
             self._append(framed)
             self._open_bytes += len(framed) - len(self._rows.get(key, b""))
@@ -143,7 +142,7 @@ def frames(data: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
     return whole, lost
 
 
-def replay(database: Path, commit: Callable[[Sequence[dict[str, Any]]], object]) -> None:
+def replay(database: Path, commit: Callable[[Sequence[bytes]], object]) -> None:
     """Commit the rows in the spools of dead runs, remove those files, and say what else was in them.
 
     The caller holds the database, so that nobody else replays. A damaged spool is kept under another name.
@@ -169,14 +168,13 @@ def spools(database: Path) -> list[Path]:
     return sorted(database.parent.glob(f"{glob.escape(database.name)}.spool-*"))
 
 
-def _sum_up(whole: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, dict[str, Any]], set[str]]:
+def _sum_up(whole: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, bytes], set[str]]:
     """The first row of every key, and the keys of requests that got neither answer nor refusal."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, bytes] = {}
     in_flight: set[str] = set()
     for kind, payload in whole:
         if kind == ROW:
-            row = orjson.loads(payload)
-            rows.setdefault(row["key"], row)
+            rows.setdefault(orjson.loads(payload)["key"], payload)
         elif kind == INTENT:
             in_flight.add(payload.decode())
         else:
