@@ -29,7 +29,11 @@ def held_out(groups: Iterable[str], share: float, seed: int, *, at_least: int = 
     With a share above 0 and two groups or more, `at_least` so many are held out and at least one is not.
     """
     ordered = sorted(set(groups), key=lambda group: rank(seed, group))
-    if share <= 0 or len(ordered) < 2:
-        return frozenset()
-    count = min(max(at_least, round(share * len(ordered))), len(ordered) - 1)
-    return frozenset(ordered[:count])
+    return frozenset(ordered[: number_held_out(len(ordered), share, at_least=at_least)])
+
+
+def number_held_out(groups: int, share: float, *, at_least: int = 1) -> int:
+    """How many of so many groups `held_out` draws."""
+    if share <= 0 or groups < 2:
+        return 0
+    return min(max(at_least, round(share * groups)), groups - 1)

@@ -100,7 +100,7 @@ def test_raft_precision_is_over_what_was_answered():
 
 
 def test_booksum_groups_by_book_and_counts_chapters():
-    records = [record(f"{book}-{i}", book=book) for book in "ab" for i in range(4)]
+    records = [record(f"{book}-{i}", group=book) for book in "ab" for i in range(4)]
     booksum = BookSum(limit=3)
     chosen = booksum.chosen(records, seed=1)
     assert len(chosen) == 3

@@ -123,11 +123,11 @@ def test_what_is_protected(tmp_path):
     (tmp_path / "pg19/austen/emma.txt").write_text("Emma")
     asked = (Message("user", "Documents\n\nQuestion: x?"), Message("assistant", "Long Answer: y"))
     raft = {"question": "What?", "oracle": "It is so.", "group": "d"}
-    chapter = (Message("user", "It was.\n\nIt rained.\n\nSummarise it."), Message("assistant", "Rain."))
+    chapter = (Message("user", "Summarise:\n\nIt was.\n\nIt rained."), Message("assistant", "Rain."))
     rows = {
         "mqa": Conversation("m", "mqa", asked, {"question": "x?", "answers": ["y"], "group": "g"}),
         "raft": Conversation("r", "raft", asked, raft),
-        "booksum": Conversation("b", "booksum", chapter, {"group": "Emma"}),
+        "booksum": Conversation("b", "booksum", chapter, {"group": "Emma", "chapter_at": [12, 31]}),
     }
     for name, row in rows.items():
         write_jsonl(tmp_path / name / "eval.jsonl", [row])

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from stillroom.errors import InputError
-from stillroom.sources.chapters import read_chapters
 from stillroom.sources.questions import Passage, holds, read_passages, read_questions
 
 GOLD = {"title": "Merrow", "text": "The market is on Saturday.", "isgold": True}
@@ -71,15 +70,10 @@ def test_a_malformed_question_is_named(tmp_path, row, message):
         list(read_questions(tmp_path, Counter()))
 
 
-def test_chapters_and_passages_name_the_row(tmp_path):
-    put(tmp_path, "a.jsonl", [{"book": "B", "i": 1, "chapter": " text ", "summary": "s"}])
-    (chapter,) = read_chapters(tmp_path)
-    assert (chapter.book, chapter.number, chapter.text, chapter.summary) == ("B", 1, "text", "s")
+def test_passages_name_the_row(tmp_path):
+    put(tmp_path, "a.jsonl", [{"title": "Merrow"}])
     with pytest.raises(InputError, match=r"a.jsonl:1: `text`"):
         list(read_passages(tmp_path))
-    put(tmp_path, "a.jsonl", [{"book": "B", "i": "1", "chapter": "c", "summary": "s"}])
-    with pytest.raises(InputError, match="number"):
-        list(read_chapters(tmp_path))
 
 
 @pytest.mark.parametrize(

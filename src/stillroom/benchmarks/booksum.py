@@ -36,7 +36,7 @@ class BookSum(Questions):
 
     def group(self, record: Conversation) -> str:
         """Chapters are independent questions, but those of a book are alike."""
-        return str(record.meta.get("book", record.id))
+        return str(record.meta.get("group", record.id))
 
     def unit(self, record: Conversation) -> str:
         """`limit` counts chapters."""

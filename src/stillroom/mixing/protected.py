@@ -63,7 +63,7 @@ def asked(benchmark: str, path: Path) -> Iterator[Protected]:
 
 
 def secrets(record: Conversation) -> Iterator[str]:
-    """Question and oracle where `meta` has them; of other records all but the request after the text."""
+    """Question and oracle where `meta` has them; of other records all but the request beside the chapter."""
     named = [record.meta.get(key) for key in ("question", "oracle")]
     told = [text for text in named if isinstance(text, str) and text]
     yield from told
@@ -71,5 +71,5 @@ def secrets(record: Conversation) -> Iterator[str]:
         if message.role == "assistant":
             yield message.content
         elif message.role == "user":
-            text, _, request = message.content.rpartition("\n\n")
-            yield text or request
+            start, end = record.meta.get("chapter_at", (0, None))
+            yield message.content[start:end]

@@ -83,7 +83,7 @@ def raw_records(path: Path) -> Iterator[Raw]:
         yield from _parquet(path)
         return
     try:
-        with path.open("rb") as raw, _plain(raw, path) as file:
+        with path.open("rb") as raw, plain(raw, path) as file:
             start = file.peek(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
             array = ending(path) == ".json" and start == b"["
             for number, (offset, text) in enumerate(_elements(file) if array else _lines(file), 1):
@@ -102,7 +102,7 @@ def parsed(raw: Raw) -> Record | Broken:
         return Broken(raw.number, raw.offset, f"not valid JSON ({error})")
 
 
-def _plain(file: io.BufferedReader, path: Path) -> io.BufferedReader:
+def plain(file: io.BufferedReader, path: Path) -> io.BufferedReader:
     """The file's content, decompressed where its name says so."""
     kind = COMPRESSED.get(path.suffix)
     if kind is None:
