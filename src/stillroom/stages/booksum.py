@@ -76,13 +76,13 @@ class Params(Block):
     context_length: int = 32768
     """most tokens of an example"""
     requests: list[str] = Field(default=REQUESTS, min_length=1)
-    """what is asked, drawn for each chapter; {chapter} is where it stands, without it before the request"""
+    """what is asked, drawn for each chapter, which stands at {chapter}, else before the request"""
     chapter_tokens: Range = (0, None)
-    """fewest and most tokens of a chapter, of a prompt with its own request; null: no limit"""
+    """fewest and most tokens of a chapter, or of a prompt with its own request; null: no limit"""
     summary_tokens: Range = (0, None)
     """fewest and most tokens of a summary; null: no limit"""
     published_split: Literal["test", "validation", "both", "ignore"] = "test"
-    """which of a publication's held-out files are the benchmark, the other is left out; ignore: draw books"""
+    """which held-out files of a publication are the benchmark; ignore: books are drawn instead"""
     eval_share: float = Field(default=0.1, ge=0, lt=1)
     """share of the books without a published split held out; above 0, at least one of two or more"""
     answer_tokens: int = Field(default=512, ge=1)

@@ -72,7 +72,7 @@ class Sources(Settings):
     conversations: list[Source] = []
     """chat dumps, for `extract`"""
     chapters: list[Source] = []
-    """book chapters with summaries, for `booksum`"""
+    """book chapters with summaries, in any of several shapes, for `booksum`"""
     questions: list[Source] = []
     """questions with answers and gold passages, for `mqa`"""
     passages: list[Source] = []
