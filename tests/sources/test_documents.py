@@ -1,9 +1,7 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stillroom.errors import InputError
-from stillroom.sources.documents import chunk, list_files, read_documents
+from stillroom.sources.documents import list_files, read_documents
 
 HTML = """<html><head><title>Site</title><style>p {}</style></head><body>
 <nav><a href="/">Home</a></nav><script>track()</script>
@@ -65,23 +63,3 @@ def test_an_unreadable_file_is_named(tmp_path, name, content):
 def test_an_absent_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         list(read_documents(tmp_path / "docs"))
-
-
-TEXT = st.text(st.sampled_from("ab .\n\u00e9"), max_size=300)
-
-
-@given(TEXT, st.integers(10, 60), st.integers(0, 9))
-def test_chunks_are_pieces_of_the_text_within_the_size(text, size, overlap):
-    chunks = chunk(text, size, overlap)
-    assert all(piece.strip() and len(piece) <= size and piece in text for piece in chunks)
-
-
-@given(TEXT, st.integers(10, 60))
-def test_without_overlap_nothing_is_lost_or_repeated(text, size):
-    assert "".join("".join(chunk(text, size, 0)).split()) == "".join(text.split())
-
-
-def test_chunks_cut_at_structure_and_overlap_by_words():
-    text = "First paragraph here.\n\nSecond one is here. It has two sentences."
-    assert chunk(text, 45, 0) == ["First paragraph here.", "Second one is here. It has two sentences."]
-    assert chunk(text, 55, 10)[1].startswith("here.\n\nSecond")

@@ -1,6 +1,6 @@
-"""A folder of documents as plain text, and texts in chunks.
+"""A folder of documents as plain text.
 
-folder of .md .txt .rst .html .pdf ──▶ read_documents ──▶ Document(id, title, text) ──▶ chunk ──▶ passages
+folder of .md .txt .rst .html .pdf ──▶ read_documents ──▶ Document(id, title, text) ──▶ chunks
 
 HTML becomes Markdown without navigation, scripts and footers; PDF gives its text layer, page after page.
 """
@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from stillroom.errors import InputError
 
@@ -50,26 +49,6 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     files = [folder / name for name in relative if not any(part.startswith(".") for part in name.split("/"))]
     known = [path for path in files if path.suffix.lower() in READERS]
     return known, [path for path in files if path.suffix.lower() not in READERS]
-
-
-def chunk(text: str, size: int, overlap: int) -> list[str]:
-    """Split a text into passages of at most `size` characters, up to `overlap` of them from the one before.
-
-    Cuts at structure: blank lines first, then lines, sentences, words; the overlap begins at a word. No
-    passage is empty.
-    """
-    from semchunk.semchunk import chunk as split
-
-    spans = cast(list[tuple[int, int]], split(text, size - overlap, len, offsets=True)[1])
-    passages = [text[_back(text, start, overlap) : end].strip() for start, end in spans]
-    return [passage for passage in passages if passage]
-
-
-def _back(text: str, start: int, overlap: int) -> int:
-    """The first word that begins at most `overlap` characters before `start`."""
-    earliest = max(0, start - overlap)
-    word = re.compile(r"(?<!\S)\S").search(text, earliest, start)
-    return word.start() if word else start
 
 
 def _examples(paths: list[Path]) -> str:

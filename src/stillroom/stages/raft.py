@@ -33,6 +33,7 @@ from stillroom.params import Block, Endpoint, Sampling, Teacher
 from stillroom.progress import tracked
 from stillroom.records import Conversation, Message, write_conversations
 from stillroom.sources import documents
+from stillroom.sources.chunks import split
 from stillroom.sources.documents import Document
 from stillroom.squad import normalise
 from stillroom.teacher import snapshot
@@ -205,7 +206,7 @@ def passages(files: Iterable[Document], params: Params, counts: Counter[str]) ->
     found: dict[str, Chunk] = {}
     for document in files:
         counts["documents"] += 1
-        texts = documents.chunk(document.text, params.chunk_size, params.chunk_overlap)
+        texts = split(document.text, params.chunk_size, params.chunk_overlap)
         for number, text in enumerate(texts):
             if len(text) < params.shortest_chunk:
                 counts["short_chunks"] += 1

@@ -16,6 +16,7 @@ from stillroom.artifacts import read_jsonl
 from stillroom.errors import InputError
 from stillroom.records import Message
 from stillroom.sources import documents
+from stillroom.sources.chunks import split
 from stillroom.stages import extract
 from stillroom.teacher import prompts
 from stillroom.teacher.replies import spaced
@@ -67,7 +68,7 @@ def lesson_conversations(
             raise InputError(f"{what} the quote {lesson.quote!r}", where=str(folder / lesson.document))
     for name, text in texts.items():
         mine = [lesson for lesson in given if lesson.document == name]
-        for passage in documents.chunk(text, size, overlap):
+        for passage in split(text, size, overlap):
             here = [lesson for lesson in mine if spaced(lesson.quote) in spaced(passage)]
             yield from _about(passage, here, questions)
 

@@ -1,0 +1,153 @@
+"""Where the structure of a Markdown or plain text lies.
+
+text ──▶ Outline: units (a block and the headings over it), parts of blocks, code, sentences
+
+    "# Tea\\n\\nBoil water.\\n\\n- black\\n- green"  ──▶  units at 0 (body at 7) and 20, parts at 20 and 28
+
+Blocks are CommonMark's and tables, by markdown-it; what stands inside of a paragraph is not parsed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+LONGEST_HEADING = 200
+"""characters; what is longer is a paragraph over a line of dashes"""
+CODE = ("fence", "code_block", "html_block", "table_open")
+"""blocks whose lines mean something"""
+LINES = re.compile(r"\r\n?|\n")
+BLANK = re.compile(r"(?:[^\S\n]*\n)+")
+SENTENCES = re.compile(
+    r"(?<!\b[A-Z]\.)(?<!\b(?:Dr|Mr|Ms|St|No|vs|cf|Eq)\.)(?<!\b(?:Mrs|Fig|Sec|Eqs)\.)"
+    r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’»)\]*_`]))\s+(?=[\"'“‘«(\[*_`]*[^\Wa-z_])"
+    r"|(?<=[。！？])(?=[^\s。！？」』）])"
+)
+"""what stands between two sentences: white space, or nothing in scripts that have none"""
+LEADS = re.compile(r":[*_`]*\s*\Z|\A[^\n]{1,80}(?<![.!?…:;,。！？])\s*\Z")
+"""a paragraph that ends with a colon, or is one short line and no sentence, as headings of plain text are"""
+
+
+class Unit(NamedTuple):
+    """A block (text[body:end]) with the headings over it (text[start:body]).
+
+    rank: of the first heading, from 1; 0 without any.  after: what the block before is: `rule` (a line that
+    divides), `lead` (a paragraph that leads on to this one), or `block`.
+    """
+
+    start: int
+    body: int
+    end: int
+    rank: int
+    after: str
+
+
+class Outline:
+    """The structure of one text."""
+
+    def __init__(self, text: str) -> None:
+        lines = [0, *(match.end() for match in LINES.finditer(text)), len(text)]
+        tokens = [token for token in _parser().parse(text) if token.map and token.type != "inline"]
+        places = [(lines[token.map[0]], lines[token.map[1]]) for token in tokens if token.map]
+        self.text = text
+        self.code = [place for token, place in zip(tokens, places, strict=True) if token.type in CODE]
+        self.parts = _parts(tokens, places)
+        top = [(t, *place) for t, place in zip(tokens, places, strict=True) if t.level == 0]
+        self.units = list(_units(text, top))
+        self._marks = sorted({*(unit.start for unit in self.units), *chain(*self.parts)})
+
+    def is_code(self, place: int) -> bool:
+        """Whether a place lies where lines mean something."""
+        index = bisect_right(self.code, (place, len(self.text))) - 1
+        return index >= 0 and place < self.code[index][1]
+
+    def sentences(self, start: int, end: int) -> list[int]:
+        """Where sentences begin between two places, outside of code."""
+        places = (match.end() for match in SENTENCES.finditer(self.text, start, end))
+        return [place for place in places if not self.is_code(place)]
+
+    def lines(self, start: int, end: int) -> list[int]:
+        """Where lines begin between two places."""
+        return [match.end() for match in LINES.finditer(self.text, start, end)]
+
+    def beginning(self, start: int, end: int) -> int:
+        """The first place from `start` on at which a reader may begin; `end` where there is none before.
+
+        That is a block, an item, a sentence or a line of code; else a word.
+        """
+        marks = self._marks[bisect_left(self._marks, start) : bisect_left(self._marks, end)]
+        before = max(start - 1, 0)
+        code = filter(self.is_code, self.lines(before, end))
+        found = [*marks[:1], *code, *self.sentences(before, end)]
+        word = re.compile(r"(?<!\S)\S").search(self.text, start, end)
+        first = min((p for p in found if start <= p < end), default=word.start() if word else end)
+        return self.unblank(first, end)
+
+    def unblank(self, start: int, end: int) -> int:
+        """The beginning of the first line of text[start:end] that is not blank."""
+        match = BLANK.match(self.text, start, end)
+        return match.end() if match else start
+
+
+def _parts(tokens: Sequence[Token], places: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Where items, rows and inner blocks begin, the outermost first; a table's first row begins none."""
+    tables = {
+        place[0] for t, place in zip(tokens, places, strict=True) if t.type in ("thead_open", "tbody_open")
+    }
+    depths: dict[int, list[int]] = {}
+    for token, (start, _) in zip(tokens, places, strict=True):
+        if token.level and start not in tables:
+            depths.setdefault(token.level, []).append(start)
+    return [depths[depth] for depth in sorted(depths)]
+
+
+def _units(text: str, blocks: Sequence[tuple[Token, int, int]]) -> Iterator[Unit]:
+    """Group blocks under their headings; what lies between two blocks belongs to the first."""
+    found: list[tuple[int, int, int, str]] = []
+    pending, rank, after = -1, 0, "block"
+    for token, start, end in blocks:
+        if _is_heading(token, text[start:end]):
+            pending, rank = (start, int(token.tag[1])) if pending < 0 else (pending, rank)
+        elif token.type == "hr" and (found or pending >= 0):
+            after = "rule" if pending < 0 else after
+        else:
+            found.append((start if pending < 0 else pending, start, rank, after))
+            pending, rank, after = -1, 0, _after(token, text[start:end])
+    if pending >= 0 or (not found and text.strip()):
+        found.append((max(pending, 0), max(pending, 0), rank, after))
+    starts = [0, *(start for start, *_ in found[1:]), len(text)]
+    for (_, body, rank, after), (start, end) in zip(found, pairwise(starts), strict=False):
+        yield Unit(start, max(start, body), end, rank, after)
+
+
+def _is_heading(token: Token, text: str) -> bool:
+    """Whether a block is a heading; a paragraph over a line of dashes that divides is none."""
+    lines = text.splitlines()
+    short = len(text) <= LONGEST_HEADING and len(lines) <= 2
+    ended = token.markup in ("=", "-") and lines[0].rstrip().endswith((".", ",", ";", ":", "…", "。"))
+    return token.type == "heading_open" and short and not ended
+
+
+def _after(token: Token, text: str) -> str:
+    """What the block behind this one stands after."""
+    if token.type == "heading_open":
+        return "rule"
+    return "lead" if token.type == "paragraph_open" and LEADS.search(text) else "block"
+
+
+@functools.cache
+def _parser() -> MarkdownIt:
+    """CommonMark's blocks and tables."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark").enable("table")
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    return parser
