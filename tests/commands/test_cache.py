@@ -1,6 +1,7 @@
 import json
 import time
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -26,7 +27,7 @@ def path(tmp_path, monkeypatch):
     monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     with cache_file.opened(cache_file.default_path()) as connection:
-        cache_file.insert(connection, [OLD, NEW, OTHER])
+        cache_file.insert(connection, map(orjson.dumps, [OLD, NEW, OTHER]))
     return cache_file.default_path()
 
 

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -63,7 +64,7 @@ def root(tmp_path, monkeypatch):
     packed(tmp_path, "train", [[("one", 5), ("one~2", 7)], [("one#1", 4), ("one", 3)]])
     packed(tmp_path, "validation", [[("a.json#5", 9)]])
     with cache_file.opened(cache_file.default_path()) as connection:
-        cache_file.insert(connection, [ANSWER])
+        cache_file.insert(connection, [orjson.dumps(ANSWER)])
     return tmp_path
 
 

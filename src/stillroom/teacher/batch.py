@@ -2,8 +2,9 @@
 
 queries ──▶ JSON Lines file ──▶ /v1/batches ──▶ output and error files ──▶ response cache
 
-    await batches.want(queries)     # what the cache misses
-    await batches.collect()         # submits the rest, waits, stores every answer
+    async with Batches(…) as batches:
+        await batches.want(queries)     # what the cache misses
+        await batches.collect()         # submits the rest, waits, stores every answer
 
 A batch is on record in the cache's file before anybody waits for it, so that a run after a kill collects what
 the one before had bought; its keys are not bought again meanwhile, by whichever run. What a batch did not
@@ -29,6 +30,7 @@ from stillroom.teacher.cache import Cache, Row
 from stillroom.teacher.keys import redacted, without
 from stillroom.teacher.prices import Ledger
 from stillroom.teacher.requests import Query, answered, says_too_long, too_long
+from stillroom.teacher.transport import Refused, address, is_local
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 UPLOADED = "file:"
@@ -45,26 +47,31 @@ class Batches:
     """Buys queries in batches on behalf of one run.
 
     counts: asked, prompt_tokens and completion_tokens are added to it.  say: shows a short note of progress.
-    describe: an error of the SDK in one line, without the key.  secret: the key, kept out of what comes back.
+    secret: the key, kept out of what comes back.
     Raises EndpointError where the endpoint refuses, BudgetError before a batch that could exceed the budget.
     """
 
     def __init__(
         self,
-        client: openai.AsyncOpenAI,
-        address: str,
+        base_url: str,
+        secret: str | None,
         endpoint: Endpoint,
         cache: Cache,
         ledger: Ledger,
         counts: Counter[str],
         say: Callable[[str], None],
-        describe: Callable[[openai.APIError], str],
-        secret: str | None = None,
     ) -> None:
-        self._client, self._address = client.with_options(max_retries=RETRIES), address
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=secret or "none",
+            max_retries=RETRIES,
+            timeout=endpoint.timeout,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_local(base_url)),
+        )
+        self._address = address(base_url)
         self._settings, self._most_tries = endpoint.batch, endpoint.max_attempts
         self._cache, self._ledger, self._counts = cache, ledger, counts
-        self._say, self._describe, self._secret = say, describe, secret
+        self._say, self._secret = say, secret
         self._waiting: dict[str, Query] = {}
         self._reserved: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
@@ -89,6 +96,12 @@ class Batches:
         except asyncio.CancelledError:
             print("open batches go on at the endpoint: the next run collects them", file=sys.stderr)
             raise
+
+    async def __aenter__(self) -> Batches:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
 
     # --- submitting ---
 
@@ -256,13 +269,21 @@ class Batches:
         try:
             return await call
         except openai.APIError as error:
-            raise self._error(self._describe(error)) from None
+            raise self._error(_described(error)) from None
 
 
 def _line(query: Query) -> bytes:
     """A query as a line of the uploaded file."""
     line = {"custom_id": query.key, "method": "POST", "url": f"/v1{query.path}", "body": query.body}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _described(error: openai.APIError) -> str:
+    """Status and the server's own words, in one line."""
+    words = str(error.__cause__ or error.message)
+    if isinstance(error, openai.APIStatusError):
+        words = str(Refused(error.status_code, {}, error.response.content, error.response.reason_phrase))
+    return " ".join(words.split())[:300]
 
 
 def _is_upload(batch: str) -> bool:

@@ -62,7 +62,9 @@ IDLE_SECONDS = 1.0
 """without work for so long, the file is closed"""
 ROW_GROUP = 10_240
 """rows that a snapshot's writer holds in memory"""
-SORT_BYTES = 128 << 20
+VECTOR = 2_048
+"""the same, of a part of it"""
+SORT_BYTES = 32 << 20
 """of rows that are sorted at a time; DuckDB needs several times as much for it"""
 
 T = TypeVar("T")
@@ -370,41 +372,41 @@ def _select(connection: Connection, columns: str, keys: Iterable[str]) -> list[t
 
 def _export(connection: Connection, keys: Sequence[str], path: Path) -> int:
     """Write the rows of sorted keys as Parquet, whole or not at all, sorting no more at a time than fits."""
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE wanted AS {KEYS}", [keys])
+    size = "count(*), coalesce(sum(strlen(request) + strlen(text)), 0)::BIGINT"
+    query = f"SELECT {size} FROM responses SEMI JOIN wanted USING (key)"
+    count, size_in_bytes = map(int, connection.execute(query).fetchall()[0])
+    if count != len(keys):
+        raise InputError(f"{len(keys) - count} answers are not in the cache")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         try:
-            parts = [Path(folder) / f"{n:06}" for n in range(_bytes_of(connection, keys) // SORT_BYTES + 1)]
-            for part, some in zip(parts, _split(keys, len(parts)), strict=True):
-                connection.execute(f"CREATE OR REPLACE TEMP TABLE wanted AS {KEYS}", [some])
-                query = f"SELECT {PORTABLE} FROM responses SEMI JOIN wanted USING (key) ORDER BY key"
-                _write_parquet(connection.sql(query), temporary if len(parts) == 1 else part)
-            if len(parts) > 1:
-                _write_parquet(connection.read_parquet([str(part) for part in parts]), temporary)
-            count = int(one(connection.execute("SELECT count(*) FROM read_parquet(?)", [str(temporary)])))
-            if count != len(keys):
-                raise InputError(f"{len(keys) - count} answers are not in the cache")
+            parts: list[str] = []
+            for some in _split(keys, size_in_bytes // SORT_BYTES + 1):
+                parts.append(f"{folder}/{len(parts):06}")
+                _sorted(connection, some).write_parquet(parts[-1], row_group_size=VECTOR)
+            whole = connection.read_parquet(parts)
+            whole.write_parquet(str(temporary), compression="zstd", row_group_size=ROW_GROUP)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     return count
 
 
-def _bytes_of(connection: Connection, keys: Sequence[str]) -> int:
-    """What the rows of those keys would take uncompressed."""
-    size = "coalesce(sum(strlen(request) + strlen(text)), 0)::BIGINT"
-    query = f"SELECT {size} FROM responses SEMI JOIN {KEYS} USING (key)"
-    return int(one(connection.execute(query, [keys])))
+def _sorted(connection: Connection, keys: Sequence[str]) -> duckdb.DuckDBPyRelation:
+    """The rows of a run of the table `wanted`."""
+    among = f"key BETWEEN '{keys[0]}' AND '{keys[-1]}'" if keys else "false"
+    wanted = f"(SELECT key FROM wanted WHERE {among})"
+    return connection.sql(
+        f"SELECT {PORTABLE} FROM responses SEMI JOIN {wanted} USING (key) WHERE {among} ORDER BY key"
+    )
 
 
 def _split(keys: Sequence[str], parts: int) -> list[Sequence[str]]:
     """Runs of keys, as even as they can be."""
     ends = [len(keys) * n // parts for n in range(parts + 1)]
     return [keys[start:end] for start, end in pairwise(ends)]
-
-
-def _write_parquet(rows: duckdb.DuckDBPyRelation, path: Path) -> None:
-    rows.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP)
 
 
 def _import(connection: Connection, path: Path) -> int:

@@ -29,12 +29,12 @@ LOCK_SECONDS = 120.0
 """the most that a run waits for another one to let go of the file"""
 POLL_SECONDS = 0.005
 """between two looks at a lock that another process holds"""
-WAL_BYTES = "256MB"
+WAL_BYTES = "64MB"
 """the write-ahead log may grow so far before DuckDB pauses to merge it; it also does so at every close"""
 HAND_OVER_BYTES = 4 << 20
 """a longer one is merged even where others wait: whoever opens the file next has to read it"""
-MEMORY = "1GB"
-"""DuckDB's share; what does not fit is spilled beside the file"""
+MEMORY, MEMORY_OF_ANSWER = 384 << 20, 200
+"""DuckDB's share in bytes, and more for each answer's key in the index; the rest is spilled to disk"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +194,11 @@ def take_over(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 def connected(path: Path) -> duckdb.DuckDBPyConnection:
     """A connection; raises DuckDB's own errors."""
-    return duckdb.connect(
-        str(path), config={"threads": 1, "memory_limit": MEMORY, "wal_autocheckpoint": WAL_BYTES}
-    )
+    connection = duckdb.connect(str(path), config={"threads": 1, "wal_autocheckpoint": WAL_BYTES})
+    rows = "SELECT coalesce(sum(estimated_size), 0)::BIGINT FROM duckdb_tables()"
+    share = MEMORY + MEMORY_OF_ANSWER * int(one(connection.execute(rows)))
+    connection.execute(f"SET memory_limit = '{share}B'")
+    return connection
 
 
 def wanted(path: Path) -> bool:

@@ -18,14 +18,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import openai
 import uvloop
 
 from stillroom.chat_format import ChatFormat
@@ -33,7 +32,6 @@ from stillroom.errors import EndpointError, StillroomError
 from stillroom.params import Endpoint, Teacher
 from stillroom.progress import short, track
 from stillroom.teacher import prices
-from stillroom.teacher.batch import Batches
 from stillroom.teacher.cache import Cache, Row
 from stillroom.teacher.embedded import serving
 from stillroom.teacher.keys import api_key, redacted, without
@@ -51,7 +49,10 @@ from stillroom.teacher.requests import (
     says_too_long,
     too_long,
 )
-from stillroom.teacher.transport import Transport, may_be_billed
+from stillroom.teacher.transport import Refused, Transport, Unanswered, address
+
+if TYPE_CHECKING:
+    from stillroom.teacher.batch import Batches
 
 UNREACHABLE_TRIES = 3
 """connections that fail before the first answer of any kind: then nobody is there"""
@@ -293,21 +294,11 @@ class Asker:
             return
         enter = self._open.enter_context
         base_url = await asyncio.to_thread(enter, serving(self.teacher, self.endpoint, self._folder))
+        self._address = address(base_url)
         self._transport = Transport(base_url, self._secret, self.endpoint.timeout)
-        self._address = self._transport.address
         used = await asyncio.to_thread(self._cache.usage_since, self._address, time.time() - DAY)
         self._gate = Gate(self.endpoint, used)
-        self._batches = Batches(
-            self._transport.sdk,
-            self._address,
-            self.endpoint,
-            self._cache,
-            self.ledger,
-            self.counts,
-            self._say,
-            self._describe,
-            self._secret,
-        )
+        self._base_url = base_url
 
     async def _find_or_ask(self, wanted: Query) -> tuple[Row, bool]:
         """The row of a query, and whether it was there before."""
@@ -339,13 +330,13 @@ class Asker:
             wait, congested = None, False
             try:
                 return await self._attempt(wanted, tries + 1)
-            except openai.APIStatusError as error:
-                if says_too_long(error.status_code, error.code, error.message):
+            except Refused as error:
+                if says_too_long(error.status, error.code, error.message):
                     return await self._stored(too_long(wanted))
                 self._raise_if_final(error)
-                failure, headers = self._describe(error), error.response.headers
-                wait, congested = retry_after(headers), error.status_code in CONGESTION
-            except openai.APIConnectionError as error:
+                failure, headers = self._describe(error), error.headers
+                wait, congested = retry_after(headers), error.status in CONGESTION
+            except Unanswered as error:
                 failure = self._describe(error)
             self.counts["retries"] += 1
             # congestion counts as a failed try only where nobody else got through meanwhile
@@ -388,10 +379,10 @@ class Asker:
         started = time.monotonic()
         try:
             content, headers = await self._transport.post(wanted)
-        except openai.APIError as error:
+        except (Refused, Unanswered) as error:
             self._cache.withdraw(wanted.key)
-            self._reached |= isinstance(error, openai.APIStatusError)
-            billed = may_be_billed(error)
+            self._reached |= isinstance(error, Refused)
+            billed = isinstance(error, Unanswered) and error.billed
             self.counts["maybe_billed"] += billed
             self.ledger.release(money, billed=billed)
             raise
@@ -426,29 +417,47 @@ class Asker:
     ) -> None:
         """Wave by wave: what the cache cannot answer is bought in batches, until it can answer all."""
         ended: set[int] = set()
-        while True:
-            missing = False
-            places = ((i, d) for i, d in enumerate(dialogues()) if i not in ended)
-            while window := list(islice(places, WINDOW)):
-                finished, waiting = await asyncio.to_thread(self._through_cache, window)
-                for index, result in finished:
-                    ended.add(index)
-                    done(index, result)
-                if waiting:
-                    missing = True
-                    await self._connect()
-                    await self._batches.want([wanted for _, _, wanted in waiting])
-            if not missing:
-                return
-            await self._batches.collect()
+        async with AsyncExitStack() as stack:
+            batches: Batches | None = None
+            while True:
+                missing = False
+                places = ((i, d) for i, d in enumerate(dialogues()) if i not in ended)
+                while window := list(islice(places, WINDOW)):
+                    finished, waiting = await asyncio.to_thread(self._through_cache, window)
+                    for index, result in finished:
+                        ended.add(index)
+                        done(index, result)
+                    if waiting:
+                        missing = True
+                        if batches is None:
+                            batches = await stack.enter_async_context(await self._batches())
+                        await batches.want([wanted for _, _, wanted in waiting])
+                if not missing or not batches:
+                    return
+                await batches.collect()
+
+    async def _batches(self) -> Batches:
+        """The batch API, which is the SDK's; its import takes half a second."""
+        from stillroom.teacher.batch import Batches
+
+        await self._connect()
+        return Batches(
+            self._base_url,
+            self._secret,
+            self.endpoint,
+            self._cache,
+            self.ledger,
+            self.counts,
+            self._say,
+        )
 
     # --- failures ---
 
-    def _raise_if_final(self, error: openai.APIStatusError) -> None:
+    def _raise_if_final(self, error: Refused) -> None:
         """Raise EndpointError for what a retry will not mend."""
-        status, code = error.status_code, error.code
+        status, code = error.status, error.code
         variable, model = self.endpoint.api_key_env, self.teacher.model
-        wait = retry_after(error.response.headers)
+        wait = retry_after(error.headers)
         hints = {
             401: f"put a valid key into the environment variable {variable}",
             403: f"the key in {variable} may not use the model {model!r}",
@@ -479,15 +488,9 @@ class Asker:
         self._failure = self._failure or EndpointError(what, where=where, hint=hint)
         return self._failure
 
-    def _describe(self, error: openai.APIError) -> str:
-        """Status and the server's own words, one line, without the key."""
-        words = error.message
-        if isinstance(error, openai.APIStatusError):
-            detail = error.body.get("message") if isinstance(error.body, dict) else None
-            words = f"{error.status_code}: {detail or error.response.reason_phrase or words}"
-        elif error.__cause__ is not None:
-            words = str(error.__cause__)
-        return redacted(" ".join(words.split())[:300], self._secret)
+    def _describe(self, error: Refused | Unanswered) -> str:
+        """What happened, in one line, without the key."""
+        return redacted(" ".join(str(error).split())[:300], self._secret)
 
 
 @contextmanager

@@ -1,91 +1,108 @@
-"""The way to an OpenAI-compatible endpoint: the SDK's client, and a faster `post` beside it.
+"""The way to an OpenAI-compatible endpoint for what is asked by the thousand.
 
-Query ──▶ Transport.post ──▶ (body, headers), or the SDK's errors
+Query ──▶ Transport.post ──▶ (body, headers), or Refused, or Unanswered
 
-Address, key and headers are the SDK's, and so is what is not asked by the thousand (`sdk`: files, batches).
-Completions go over aiohttp itself: in the SDK one takes three times the CPU (benchmarks/teacher.py).
+aiohttp and nothing else: through the openai SDK a request takes three times the CPU, and its import half a
+second (benchmarks/teacher.py). The SDK does what is asked once in a while: see `stillroom.teacher.batch`.
 """
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Mapping
 
 import aiohttp
-import httpx2
-import openai
+import certifi
 import orjson
 from yarl import URL
 
 from stillroom.teacher.requests import Query
 
-PATHS = ("/chat/completions", "/completions")
 LOCAL = ("127.0.0.1", "localhost", "::1")
+ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+"""headers that say whom to bill, and the SDK's environment variables for them"""
+NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+
+class Refused(Exception):
+    """A response that is not a success."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], content: bytes, reason: str | None) -> None:
+        said = _parsed(content)
+        error = said.get("error", said) if isinstance(said, dict) else said
+        fields = error if isinstance(error, dict) else {"message": error}
+        self.status, self.headers = status, headers
+        self.code = fields.get("code")
+        """the vendor's word for the error"""
+        self.message = str(fields.get("message") or fields.get("detail") or reason or "no reason given")
+        super().__init__(f"{status}: {self.message}")
+
+
+class Unanswered(Exception):
+    """No response: unreachable, reset or timed out. `billed`: it may have reached the model all the same."""
+
+    def __init__(self, error: Exception) -> None:
+        self.billed = not isinstance(error, NEVER_SENT)
+        super().__init__(
+            "timed out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        )
 
 
 class Transport:
     """Connections to one endpoint; made inside of a running event loop, closed by `close`.
 
-    secret: the API key. timeout: seconds of a request, from the first byte sent to the last one read.
+    secret: the API key. timeout: seconds of a request, from its first byte to the answer's last.
     """
 
     def __init__(self, base_url: str, secret: str | None, timeout: float) -> None:
-        url = httpx2.URL(base_url)
-        self.address = str(url.copy_with(userinfo=b""))
-        """the base URL, without user or password"""
-        proxied = url.host not in LOCAL
-        trusted = httpx2.create_ssl_context()
-        self.sdk = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=secret or "none",
-            max_retries=0,
-            timeout=timeout,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=proxied, timeout=timeout, verify=trusted),
-        )
-        headers = {**self.sdk.default_headers, **self.sdk.auth_headers}
+        self._base = base_url.rstrip("/")
+        trusted = ssl.create_default_context()  # the system's, or SSL_CERT_FILE
+        trusted.load_verify_locations(certifi.where())
+        account = {name: os.environ[variable] for name, variable in ACCOUNT.items() if variable in os.environ}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=trusted),
-            headers={name: value for name, value in headers.items() if isinstance(value, str)},
+            headers={
+                "Authorization": f"Bearer {secret or 'none'}",
+                "Content-Type": "application/json",
+                "User-Agent": "stillroom",
+                **account,
+            },
             timeout=aiohttp.ClientTimeout(total=timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=proxied,
+            trust_env=not is_local(base_url),
         )
-        self._urls = {path: URL(str(self.sdk.base_url.join(path.lstrip("/")))) for path in PATHS}
+        self._urls: dict[str, URL] = {}
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
-        await self.sdk.close()
 
     async def post(self, query: Query) -> tuple[bytes, Mapping[str, str]]:
-        """The response's body and headers. Raises the SDK's errors."""
-        url = self._urls[query.path]
+        """The response's body and headers. Raises Refused or Unanswered."""
+        url = self._urls.get(query.path) or self._urls.setdefault(query.path, URL(self._base + query.path))
         try:
             async with self._session.post(url, data=orjson.dumps(query.body)) as response:
                 content = await response.read()
-                status, headers = response.status, response.headers
-        except TimeoutError as error:
-            raise openai.APITimeoutError(httpx2.Request("POST", str(url))) from error
-        except aiohttp.ClientError as error:
-            raise openai.APIConnectionError(request=httpx2.Request("POST", str(url))) from error
-        if status < 300:
-            return content, headers
-        raise _status_error(str(url), status, headers, content)
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise Unanswered(error) from error
+        if not response.ok:
+            raise Refused(response.status, response.headers, content, response.reason)
+        return content, response.headers
 
 
-def may_be_billed(error: openai.APIError) -> bool:
-    """Whether a request without an answer (timed out, reset) may have reached the model."""
-    never_sent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-    return isinstance(error, openai.APIConnectionError) and not isinstance(error.__cause__, never_sent)
+def address(base_url: str) -> str:
+    """A base URL without user and password, as it may be shown and kept."""
+    return str(URL(base_url).with_user(None))
 
 
-def _status_error(url: str, status: int, headers: Mapping[str, str], content: bytes) -> openai.APIStatusError:
-    """The SDK's error for a response that is not a success, with what the server says."""
+def is_local(base_url: str) -> bool:
+    """Whether an endpoint is on this machine, where no proxy is asked."""
+    return URL(base_url).host in LOCAL
+
+
+def _parsed(content: bytes) -> object:
     try:
-        said = orjson.loads(content)
+        return orjson.loads(content)
     except orjson.JSONDecodeError:
-        said = None
-    body = said.get("error", said) if isinstance(said, dict) else said
-    kept = {name: value for name, value in headers.items() if name.lower() != "content-encoding"}
-    request = httpx2.Request("POST", url)
-    response = httpx2.Response(status, headers=kept, content=content, request=request)
-    return openai.APIStatusError(f"{status}: {body}", response=response, body=body)
+        return None
