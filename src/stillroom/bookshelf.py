@@ -2,16 +2,17 @@
 
 examples ──▶ Shelf.add ──▶ settle ──▶ records("train"), records("eval"), and what became of the others
 
-Examples are of one book where their titles are equal (case and punctuation aside), or their numbers at
+Examples are of one book where their titles are equal (case, accents, punctuation aside), or their numbers at
 Project Gutenberg, or the beginnings of their texts. So a book is one book whatever its files call it, and two
 summaries of a chapter stay together even where nothing names the book.
 
-What is remembered of an example is a row of SQLite; its messages stand in a spool. Memory grows by 16 bytes
-an example.
+What is remembered of an example is a row of SQLite; its messages stand in a spool. Memory grows by some tens
+of bytes an example.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -28,13 +29,13 @@ from stillroom.sources.chapter import Chapter, Split
 
 OPENING = 200
 """letters and digits at a text's beginning that tell it from others"""
-TABLES = """
-    CREATE TABLE examples (n INTEGER PRIMARY KEY, id TEXT, title TEXT, opening TEXT, split TEXT, digest TEXT,
-                           unfit TEXT, prompt INTEGER, tokens INTEGER, meta TEXT, start INTEGER,
-                           length INTEGER);
-    CREATE TABLE keys (key TEXT, n INTEGER);
-    CREATE TABLE members (n INTEGER PRIMARY KEY, book INTEGER);
-"""
+TABLES = (
+    """CREATE TABLE examples (n INTEGER PRIMARY KEY, id TEXT, title TEXT, opening TEXT, split TEXT,
+                              digest TEXT, unfit TEXT, prompt INTEGER, tokens INTEGER, meta TEXT,
+                              start INTEGER, length INTEGER)""",
+    "CREATE TABLE keys (key TEXT, n INTEGER)",
+    "CREATE TABLE members (n INTEGER PRIMARY KEY, book INTEGER)",
+)
 BOOKS = """
     CREATE TABLE books AS
     SELECT book, coalesce(min(nullif(title, '')), min(opening)) AS name, 0 AS drawn,
@@ -86,8 +87,8 @@ class Shelf:
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch, self._database = scratch, scratch.database
-        for statement in TABLES.split(";"):
-            self._database.execute(statement)
+        for table in TABLES:
+            self._database.execute(table)
         self._count = 0
 
     def add(self, example: Example) -> None:
@@ -198,5 +199,6 @@ def firsts(pairs: Iterable[tuple[str, int]], count: int) -> array[int]:
 
 
 def _letters(text: str) -> str:
-    """The first OPENING letters and digits, in one case."""
-    return "".join(filter(str.isalnum, text[: 10 * OPENING])).casefold()[:OPENING]
+    """The first OPENING letters and digits, in one case and without accents."""
+    spelled = unicodedata.normalize("NFKD", text[: 10 * OPENING])
+    return "".join(filter(str.isalnum, spelled)).casefold()[:OPENING]

@@ -91,7 +91,7 @@ class Summary(NamedTuple):
         number = {"bid": 100 + self.book}
         match self.shape:
             case "plain":
-                title = f"Book {self.book}" if self.variant % 2 else f"BOOK, {self.book}!"
+                title = f"Böok {self.book}" if self.variant % 2 else f"BOOK, {self.book}!"
                 return {"book": title, "i": self.chapter, "chapter": text, "summary": told}
             case "table":
                 ids = {**number, "book_id": f"Book {self.book}.chapter {self.chapter}"}
@@ -205,7 +205,7 @@ def test_a_book_in_published_files_of_both_sides_is_not_trained_on(paths, capsys
     left_out = {reason: count for reason, count in metrics["dropped"].items() if count}
     assert left_out == {"duplicate": 1, "book_held_out": 1, "other_split": 2}
     assert (metrics["books_on_both_sides"], metrics["eval_books"]) == (1, 2)
-    assert "1 books are in published files of both sides" in capsys.readouterr().err
+    assert "in published files of both sides, so not trained on: 1 books" in capsys.readouterr().err
 
 
 def test_a_record_is_chapter_request_summary_and_says_where_it_is_from(paths):

@@ -247,9 +247,9 @@ def report(figures: dict[str, Any], params: Params) -> None:
     if left_out:
         print(f"booksum: left out {left_out}", file=sys.stderr)
     if both := figures["books_on_both_sides"]:
-        print(f"booksum: {both} books are in published files of both sides: not trained on", file=sys.stderr)
+        print(f"booksum: in published files of both sides, so not trained on: {both} books", file=sys.stderr)
     if figures["chapters"] and not figures["train"] + figures["eval"]:
-        print(f"booksum: no chapter fits {params.context_length:,} tokens and the limits", file=sys.stderr)
+        print("booksum: no chapter is left", file=sys.stderr)
     elif figures["train"] and not figures["eval"] and params.eval_share:
         held = figures["eval_books"]
         print(f"booksum: the benchmark is empty, of {held} books held out", file=sys.stderr)
