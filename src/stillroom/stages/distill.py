@@ -26,7 +26,7 @@ import orjson
 from pydantic import Field, model_validator
 
 from stillroom import chat_format
-from stillroom.artifacts import atomic_write, write_json, write_jsonl
+from stillroom.artifacts import atomic_write, write_json
 from stillroom.params import Block, Endpoint, Sampling, Settings, Teacher
 from stillroom.records import Conversation, Message, read_conversations
 from stillroom.reporting import cards
@@ -125,13 +125,12 @@ def run(paths: Paths, params: Params) -> None:
         def done(_: int, outcome: Outcome) -> None:
             tally.add(outcome)
             if outcome.conversation.messages:
-                line = orjson.dumps(outcome.conversation, option=orjson.OPT_APPEND_NEWLINE)
-                lines.add(outcome.conversation.id, line)
+                lines.add(outcome.conversation.id, written(outcome.conversation, chat))
 
         used = answer(paths, params, chat, cache, done)
-        with ThreadPoolExecutor(1) as pool:  # DuckDB writes the snapshot while Python spells the texts
+        with ThreadPoolExecutor(1) as pool:
             saved = pool.submit(snapshot.write, paths.answers, cache, used)
-            write(paths, lines, chat)
+            write(paths, lines)
             saved.result()
     found = metrics(tally, paths.answers)
     with atomic_write(paths.card) as file:
@@ -238,12 +237,19 @@ def original(conversation: Conversation) -> Outcome:
     )
 
 
-def write(paths: Paths, lines: Iterable[bytes], chat: chat_format.ChatFormat) -> None:
-    """Write the conversations, sorted, and their texts."""
-    with atomic_write(paths.distilled) as file:
-        file.writelines(lines)
-    texts = ({"text": chat.text(c.messages)} for c in read_conversations(paths.distilled))
-    write_jsonl(paths.instructions, texts)
+def written(conversation: Conversation, chat: chat_format.ChatFormat) -> bytes:
+    """A conversation's two lines: its record, and its text in the seed's form."""
+    text = {"text": chat.text(conversation.messages)}
+    return b"%b\n%b\n" % (orjson.dumps(conversation), orjson.dumps(text))
+
+
+def write(paths: Paths, lines: Iterable[bytes]) -> None:
+    """Write the records and the texts, sorted by id."""
+    with atomic_write(paths.distilled) as records, atomic_write(paths.instructions) as texts:
+        for both in lines:
+            record, text = both.splitlines(keepends=True)
+            records.write(record)
+            texts.write(text)
 
 
 @dataclass
