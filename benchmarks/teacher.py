@@ -378,7 +378,7 @@ def faults(bench: Bench) -> None:
 
 def limits(bench: Bench) -> None:
     """A server with limits: how much of them is used, and how many requests are refused."""
-    per_minute, amount = 6000.0, 1000 if bench.options.quick else 3000
+    per_minute, amount = 6000.0, 1000 if bench.options.quick else 6000
     budgets = {"requests_per_minute": per_minute, "tokens_per_minute": per_minute * REQUEST_TOKENS}
     in_flight = bench.options.in_flight or 64
     clients = bench.clients((OURS, UNTYPED, CURATOR))

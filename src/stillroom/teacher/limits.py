@@ -38,8 +38,8 @@ SHORTEST_WHOLE = 1.0
 """seconds; the shortest Retry-After that whole seconds can say: where a bucket sets the pace, no pause"""
 RAMP = 0.5
 """seconds over which a full round of requests sets out after a pause, rather than all at once"""
-FASTER, SLOWER = 0.0004, 0.02
-"""what an answer adds to a learnt pace, and a refusal takes from it: they balance at 2 % refusals"""
+FASTER, SLOWER = 0.0002, 0.02
+"""what an answer adds to a learnt pace, and a refusal takes from it: they balance at 1 % refusals"""
 CLEAN, LARGEST_STEP = 32, 0.02
 """each CLEAN answers without a refusal double what one answer adds, up to LARGEST_STEP"""
 ENOUGH, MANY, FEW = 100, 0.2, 0.03
@@ -112,7 +112,7 @@ class Pace:
     """Requests a second that an endpoint lets through, found out from its refusals alone.
 
     At congestion the pace becomes what was answered since the last one. From there each answer adds a little
-    and each refusal takes more, which settles where two in a hundred are refused: then the endpoint gives
+    and each refusal takes more, which settles where one in a hundred is refused: then the endpoint gives
     all it has. Without refusals it grows faster and faster.
     """
 
