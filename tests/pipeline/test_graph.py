@@ -19,10 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def own(make_checkout, tmp_path_factory):
     """This project's pipeline without its code and data: enough for the graph."""
-    names = ["dvc.yaml", "params.yaml", "Snakefile", ".gitignore"]
+    names = ["dvc.yaml", "params.yaml", "Snakefile", ".gitignore", "data/review/raft.jsonl"]
     files = {name: ROOT / name for name in names}
     root = yaml.safe_load((ROOT / "params.yaml").read_text())["fetch"]["root"]
-    return make_checkout(tmp_path_factory.mktemp("own"), {**files, f"{root}/a-file": ""})
+    files |= {f"{root}/a-file": "", "prompts/a.yaml": ""}
+    return make_checkout(tmp_path_factory.mktemp("own"), files)
 
 
 def by_rule(name):

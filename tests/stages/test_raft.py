@@ -1,72 +1,49 @@
 """RAFT against a teacher over HTTP that answers by rule, and sometimes badly."""
 
 import json
+import multiprocessing
+import os
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from stillroom.errors import InputError
-from stillroom.params import Endpoint, Teacher
+sys.path.insert(0, str(Path(__file__).parents[1] / "teacher"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "raft"))
+
+import mock_batches
+import mock_server
+import rooms
+from mock_batches import MockBatches
+from mock_server import MockServer
+from rooms import SPOILED, code_of, completion, jsonl, put, shown
+
+from stillroom.errors import InputError, ParamsError
+from stillroom.params import Batching, Endpoint, Teacher
+from stillroom.raft import review
+from stillroom.raft.pairs import read_pairs
 from stillroom.records import read_conversations
 from stillroom.sources.documents import read_documents
 from stillroom.stages import raft
+from stillroom.teacher.cache import Cache
 from stillroom.teacher.prompts import cot_answer
-from stillroom.teacher.replies import cleaned, fault
 
 KEYS = ["id", "type", "question", "context", "oracle_context", "cot_answer", "instruction"]
-ROOMS = re.compile(r"Room (\w+) opens with the code (\d+)\.")
+REJECT = {"no_answer_tag": "reject", "no_quote": "reject", "quote_not_in_chunk": "reject"}
 
 
-def reply(prompt):
-    """Two questions a room, in the dress that models put on; answers with a quotation."""
-    rooms = dict(ROOMS.findall(prompt))
-    question = re.search(r"^Question: .*room (\w+)", prompt, re.MULTILINE)
-    if not question:
-        lines = [f"{i}. **What is the code of room {room}?**" for i, room in enumerate(rooms, 1)]
-        return "\n".join(["Here are questions:", *lines, *lines[:1]]), "stop"
-    room = question[1]
-    good = cot_answer(f"Room {room} opens\nwith the code {rooms[room]}.", rooms[room])
-    spoiled = {
-        "d0p0": (good.replace("<ANSWER>:", "Answer:"), "stop"),
-        "d0p1": (good.replace(rooms[room], "999"), "stop"),
-        "d0p2": (good, "length"),
-        "d1p0": (f"<ANSWER>: {rooms[room]}", "stop"),
-        "d1p1": (good.rpartition(":")[0] + ": the", "stop"),
-    }
-    return spoiled.get(room, (good, "stop"))
-
-
-class Rules(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        text, finish = reply(body["messages"][-1]["content"])
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-        answer = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer.encode())
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Rules)
-    server.asked = []
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A server that knows the rooms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mock_server, "completion", completion)
+        with MockServer(tmp_path_factory.mktemp("teacher") / "bought.jsonl") as server:
+            yield server
 
 
 @pytest.fixture(scope="module")
@@ -77,44 +54,34 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def paths(tmp_path, base, cache, monkeypatch):
+    """A checkout of five documents of eight passages, one room in each."""
     monkeypatch.setenv("STILLROOM_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "documents").mkdir()
+    put(tmp_path / "documents")
     return raft.Paths(documents=Path("documents"), base=base)
 
 
-def put(paths, documents=5, paragraphs=8):
-    for d in range(documents):
-        rooms = [
-            f"Room d{d}p{p} opens with the code {d}{p}7. {f'It is number {d} {p} of a very long hall. ' * 2}"
-            for p in range(paragraphs)
-        ]
-        (paths.documents / f"house-{d}.md").write_text(f"# House {d}\n\n" + "\n\n".join(rooms))
-
-
 def params(server, **settings):
-    shared = {
-        "teacher": Teacher(model="rules"),
-        "endpoint": Endpoint(base_url=f"http://127.0.0.1:{server.server_port}/v1"),
-    }
     defaults = {"chunk_size": 150, "chunk_overlap": 0, "shortest_chunk": 60, "questions_per_chunk": 2}
-    return raft.Params(**{**shared, **defaults, **settings})
+    endpoint = Endpoint(base_url=server.url if server else "http://127.0.0.1:9/v1")
+    return raft.Params(**{"teacher": Teacher(model="rules"), "endpoint": endpoint, **defaults, **settings})
 
 
 def results(paths):
     train = list(read_conversations(paths.train))
     evaluation = list(read_conversations(paths.benchmark / "eval.jsonl"))
-    records = [json.loads(line) for line in paths.records.read_text().splitlines()]
-    return train, evaluation, records, json.loads(paths.metrics.read_bytes())
+    return train, evaluation, jsonl(paths.records), json.loads(paths.metrics.read_bytes())
 
 
-def shown(instruction):
-    return re.findall(r"<DOCUMENT>(.*?)</DOCUMENT>", instruction, re.DOTALL)
+def outs(paths):
+    """The bytes of everything that the stage wrote."""
+    files = [paths.train, paths.records, paths.pairs, paths.answers, paths.metrics]
+    files += [p for folder in (paths.benchmark, paths.export) for p in sorted(folder.iterdir())]
+    return {str(path): path.read_bytes() for path in files}
 
 
-def test_records_are_those_of_recipe_c(paths, server):
-    put(paths)
-    raft.run(paths, params(server, oracle_probability=1, refusal_share=0, distractors=3))
+def test_records_are_those_of_recipe_c(paths, teacher):
+    raft.run(paths, params(teacher, oracle_probability=1, refusal_share=0, distractors=3))
     train, _, records, _ = results(paths)
     assert len(records) == len(train) > 20
     for number, record in enumerate(records):
@@ -127,151 +94,217 @@ def test_records_are_those_of_recipe_c(paths, server):
         assert record["oracle_context"] in sentences
         lines = "".join(f"<DOCUMENT>{sentence}</DOCUMENT>\n" for sentence in sentences)
         assert record["instruction"] == lines + record["question"]
-        assert re.fullmatch(r"What is the code of room d\dp\d\?", record["question"])
-        room, code = ROOMS.findall(record["oracle_context"])[0]
-        assert room in record["question"]
-        assert record["cot_answer"].endswith(f"\n<ANSWER>: {code}")
+        room = re.fullmatch(r"What is the code of room (d\dp\d)\?", record["question"])[1]
+        assert f"Room {room} opens" in record["oracle_context"]
+        assert record["cot_answer"].endswith(f"\n<ANSWER>: {code_of(room)}")
     said = {record["instruction"]: record["cot_answer"] for record in records}
     assert said == {c.messages[0].content: c.messages[1].content for c in train}
 
 
-def test_bad_answers_are_rejected_by_reason(paths, server):
-    put(paths)
-    raft.run(paths, params(server, eval_share=0))
-    _, _, _, metrics = results(paths)
-    assert metrics["chunks"] == metrics["questions"] == 40
-    assert metrics["answers_rejected"] == {
-        "unfinished": 1,
-        "no_answer_tag": 1,
-        "empty_answer": 1,
-        "no_quote": 1,
-        "quote_not_in_chunk": 1,
-    }
+def test_faults_are_counted_repaired_and_rejected(paths, teacher):
+    raft.run(paths, params(teacher, eval_share=0, policies=REJECT))
+    metrics = results(paths)[3]
+    assert metrics["chunks"] == metrics["questions"]["asked"] == 40
+    assert (metrics["questions"]["not_a_question"], metrics["questions"]["repeated"]) == (40, 40)
+    rejected = {fault.removeprefix("repaired ") for fault, _ in SPOILED.values()}
+    assert {fault for fault, found in metrics["answers"].items() if "rejected" in found} == rejected
+    assert metrics["answers"]["good"] == {"kept": metrics["train"]} == {"kept": 40 - len(SPOILED)}
+    raft.run(paths, params(teacher, eval_share=0, refusal_share=0))
+    train, _, _, metrics = results(paths)
     assert metrics["train"] == 35
-    assert metrics["dropped"]["duplicate_questions"] == 40
-    assert metrics["dropped"]["not_a_question"] == 40
+    assert metrics["answers"]["no_quote"] == {"rejected": 1, "repaired": 1}
+    repaired = {c.meta["question"]: c.meta["turns"][0].get("repaired") for c in train}
+    assert repaired["What is the code of room d1p0?"] == ["no_answer_tag"]
+    assert repaired["What is the code of room d1p3?"] is None
+    spoken = {c.meta["question"][-5:-1]: c.messages[1].content for c in train}
+    assert spoken["d1p0"] == cot_answer(f"Room d1p0 opens\nwith the code {code_of('d1p0')}.", code_of("d1p0"))
+    assert f"##Room d1p1 opens with the code {code_of('d1p1')}.##" in spoken["d1p1"]
 
 
-def test_documents_stand_on_one_side_only(paths, server):
-    put(paths)
-    raft.run(paths, params(server, eval_share=0.4, distractors=2))
+def test_retries_ask_once_more_and_what_was_bought_is_in_the_snapshot(paths, teacher):
+    everything = dict.fromkeys(("unfinished", "empty_answer"), "retry") | dict.fromkeys(
+        REJECT, "repair_or_retry"
+    )
+    raft.run(paths, params(teacher, eval_share=0, policies=everything))
+    metrics = results(paths)[3]
+    assert metrics["train"] == 40
+    retried = {fault: found.get("retried") for fault, found in metrics["answers"].items()}
+    assert retried == {"good": None, **dict.fromkeys(raft.FAULTS, 1)}
+    assert pq.read_table(paths.answers).num_rows == 40 + 40 + 5
+
+
+def test_documents_stand_on_one_side_only(paths, teacher):
+    raft.run(paths, params(teacher, eval_share=0.4, distractors=2))
     train, evaluation, _, _ = results(paths)
     sides = [{record.meta["document"] for record in side} for side in (train, evaluation)]
     assert [len(side) for side in sides] == [3, 2]
     assert sides[0] & sides[1] == set()
     held = " ".join(document.text for document in read_documents(paths.documents) if document.id in sides[1])
     assert not any(text in held for record in train for text in shown(record.messages[0].content))
+    assert {pair.chunk.document for pair in read_pairs(paths.pairs) if pair.side == "eval"} == sides[1]
 
 
-def test_the_benchmark_always_shows_the_oracle_or_refuses(paths, server):
-    put(paths)
-    raft.run(paths, params(server, eval_share=0.6, oracle_probability=0, refusal_share=0.4))
-    _, evaluation, _, metrics = results(paths)
+def test_the_benchmark_always_shows_the_oracle_or_refuses(paths, teacher):
+    raft.run(paths, params(teacher, eval_share=0.6, oracle_probability=0, refusal_share=0.4))
+    train, evaluation, records, metrics = results(paths)
+    assert (metrics["oracle_probability"], metrics["refusal_share"]) == (0, pytest.approx(0.4, abs=0.05))
     for record in evaluation:
         oracle = record.meta["oracle"]
         assert record.meta["refusal"] == (oracle not in shown(record.messages[0].content) or not oracle)
         assert record.messages[1].content.rpartition("<ANSWER>: ")[2] == record.meta["answer"]
     assert 0 < metrics["eval_refusals"] < metrics["eval"]
+    assert not any(row["oracle_context"] in shown(row["instruction"]) for row in records)
+    assert not any(record.meta["oracle_shown"] for record in train)
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.6, 1.0])
-def test_p_and_its_complement_are_honoured(paths, server, chance):
-    put(paths, documents=9, paragraphs=9)
-    raft.run(paths, params(server, eval_share=0, oracle_probability=chance, refusal_share=0))
-    train, _, records, metrics = results(paths)
-    present = [record["oracle_context"] in shown(record["instruction"]) for record in records]
-    assert metrics["train_oracle_shown"] == sum(present)
-    assert sum(present) == round(chance * len(present))
-    assert {len(shown(record["instruction"])) for record in records} == {5}
-    assert [record.meta["oracle_shown"] for record in train].count(True) == sum(present)
-
-
-def test_a_refusal_has_no_oracle_anywhere(paths, server):
-    put(paths)
-    raft.run(paths, params(server, eval_share=0, refusal_share=1))
-    train, _, records, _ = results(paths)
-    chunks = {record.meta["chunk"]: record for record in train}
-    assert len(chunks) == len(records)
-    for record in train:
-        code = re.search(r"room (d\dp\d)", record.messages[0].content.splitlines()[-1])[1]
-        everything = [[m.content for m in record.messages], record.meta]
-        assert f"Room {code} opens" not in json.dumps(everything)
-        assert "do not hold" in record.messages[1].content
-    assert {record["oracle_context"] for record in records} == {""}
-
-
-def test_over_context_means_fewer_distractors(paths, server):
-    put(paths)
-    raft.run(paths, params(server, eval_share=0, context_length=520, oracle_probability=1, refusal_share=0))
+def test_over_context_means_fewer_distractors(paths, teacher):
+    raft.run(paths, params(teacher, eval_share=0, context_length=520, oracle_probability=1, refusal_share=0))
     _, _, records, metrics = results(paths)
     assert metrics["shortened"] == metrics["train"] > 0
     assert metrics["tokens"]["max"] <= 520
     assert all(record["oracle_context"] in shown(record["instruction"]) for record in records)
 
 
-def test_a_second_run_buys_nothing_and_gives_the_same_bytes(paths, server, tmp_path, monkeypatch):
-    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
-    put(paths)
-    files = (paths.train, paths.records, paths.answers, paths.benchmark / "eval.jsonl", paths.metrics)
-    raft.run(paths, params(server))
-    first, asked = [path.read_bytes() for path in files], len(server.asked)
-    raft.run(paths, params(server))
-    assert [path.read_bytes() for path in files] == first
-    assert len(server.asked) == asked == 80
-    assert pq.read_table(paths.answers).num_rows == 80
-
-
-def test_repeated_and_short_passages_are_left_out(paths, server):
-    put(paths, documents=1)
-    (paths.documents / "copy.md").write_text((paths.documents / "house-0.md").read_text())
-    (paths.documents / "note.txt").write_text("Too short.")
-    raft.run(paths, params(server, eval_share=0))
+def test_equal_questions_about_several_passages_are_one(paths, teacher):
+    shutil.copy("documents/house-2.md", "documents/house-9.md")
+    text = Path("documents/house-9.md").read_text()
+    Path("documents/house-9.md").write_text(text.replace("It is", "There it is"))
+    raft.run(paths, params(teacher, eval_share=0))
     metrics = results(paths)[3]
-    assert (metrics["documents"], metrics["chunks"]) == (3, 8)
+    assert metrics["questions"]["asked"] == 48
+    assert metrics["questions"]["duplicates"] == 8
+    assert metrics["train"] == 35
+    assert {c.meta["document"] for c in results(paths)[0]} == {f"house-{n}.md" for n in range(5)}
+
+
+def test_a_second_run_buys_nothing_and_gives_the_same_bytes(paths, teacher):
+    raft.run(paths, params(teacher))
+    first, asked = outs(paths), len(teacher.bought())
+    raft.run(paths, params(None))
+    assert outs(paths) == first
+    assert len(teacher.bought()) == asked
+
+
+def test_the_words_that_ask_may_be_a_file_of_ones_own(paths, teacher):
+    asked = len(teacher.bought())
+    Path("prompts").mkdir()
+    Path("prompts/mine.yaml").write_text(
+        "questions: '{title} holds: {passage} Ask {count}!'\n"
+        "answers: |-\n  {passage}\n  Question: {question}\n"
+        "  ##begin_quote## ##end_quote## <ANSWER>: of {title}\n"
+    )
+    raft.run(paths, params(teacher, prompts="mine.yaml", formats=["chat", "eval"], system_prompt="Be brief."))
+    new = [body["messages"][0]["content"] for body in teacher.bought()[asked:]]
+    assert len(new) == 80
+    assert sum(text.startswith("House ") and text.endswith(" Ask 2!") for text in new) == 40
+    assert sum(text.endswith("<ANSWER>: of House 3") for text in new) == 8
+    _, evaluation, records, _ = results(paths)
+    chats = jsonl(paths.export / "chat.jsonl")
+    assert [c["messages"][1]["content"] for c in chats] == [r["instruction"] for r in records]
+    assert {c["messages"][0]["content"] for c in chats} == {"Be brief."}
+    assert len(jsonl(paths.export / "eval.jsonl")) == len(evaluation) > 0
+    with pytest.raises(ParamsError, match=r"prompts/other\.yaml: no such file"):
+        raft.run(paths, params(teacher, prompts="other.yaml"))
+
+
+def test_a_persons_decisions_come_back_after_a_regeneration(paths, teacher):
+    raft.run(paths, params(teacher))
+    held = [pair for pair in read_pairs(paths.pairs) if pair.side == "eval"]
+    quote = cot_answer("It is in a very long hall.", "in a hall")
+    decisions = [
+        review.decided(held[0], "keep"),
+        review.decided(held[1], "drop"),
+        review.decided(held[2], "keep", "Where is it?", quote),
+        review.Decision("0" * 16, "gone.md", "Who?", "x", "keep"),
+    ]
+    review.write(paths.review, review.Decisions({d.pair: d for d in decisions}))
+    for folder in ("data/interim", "data/benchmarks"):
+        shutil.rmtree(folder)
+    raft.run(paths, params(None, reviewed_only=True, refusal_share=0))
+    _, evaluation, _, metrics = results(paths)
+    assert metrics["review"]["eval"] == {"dropped": 1, "edited": 1, "kept": 1, "undecided": len(held) - 3}
+    assert metrics["review"]["stale"] == 1
+    assert {c.meta["question"]: c.meta["answer"] for c in evaluation} == {
+        held[0].question: held[0].answer,
+        "Where is it?": "in a hall",
+    }
+    assert [pair.id for pair in read_pairs(paths.pairs) if pair.side == "eval"] == [pair.id for pair in held]
+
+
+def test_repeated_and_short_passages_are_left_out(paths, teacher):
+    shutil.copy("documents/house-0.md", "documents/copy.md")
+    Path("documents/note.txt").write_text("Too short.")
+    raft.run(paths, params(teacher, eval_share=0))
+    metrics = results(paths)[3]
+    assert (metrics["documents"], metrics["chunks"]) == (7, 40)
     assert metrics["dropped"]["duplicate_chunks"] == 8
     assert metrics["dropped"]["short_chunks"] >= 1
 
 
 def test_no_documents_ask_nobody(paths):
-    raft.run(
-        paths, raft.Params(teacher=Teacher(model="gone"), endpoint=Endpoint(base_url="http://127.0.0.1:9/v1"))
-    )
+    shutil.rmtree("documents")
+    Path("documents").mkdir()
+    raft.run(paths, params(None, formats=["hf"], file_type="parquet"))
     assert results(paths)[:3] == ([], [], [])
-    assert pq.read_table(paths.answers).num_rows == 0
+    assert pq.read_table(paths.answers).num_rows == pq.read_table(paths.export / "hf.parquet").num_rows == 0
 
 
-def test_an_unreadable_document_leaves_nothing_behind(paths, server):
-    put(paths)
-    (paths.documents / "torn.pdf").write_bytes(b"%PDF-1.7 torn")
+def test_an_unreadable_document_leaves_nothing_behind(paths):
+    Path("documents/torn.pdf").write_bytes(b"%PDF-1.7 torn")
     with pytest.raises(InputError, match=r"torn\.pdf"):
-        raft.run(paths, params(server))
-    assert not server.asked
+        raft.run(paths, params(None))
     assert not paths.train.exists()
 
 
-@pytest.mark.parametrize(
-    ("line", "question"),
-    [
-        ("1. Is it 8B or 70B?", "Is it 8B or 70B?"),
-        ("8B or 70B?", "8B or 70B?"),
-        ("  - 3.5 or 4?", "3.5 or 4?"),
-        ("12) **Why 2 / 3?**", "Why 2 / 3?"),
-        ('"Which of "a" and "b"?"', '"Which of "a" and "b"?"'),
-        ("“Who?”", "Who?"),
-        ("Q3: Where?", "Where?"),
-        ("Question 4. When?", "When?"),
-        ("1984. Who wrote it?", "1984. Who wrote it?"),
-        ("'tis true?", "'tis true?"),
-        ("* 1. Nested?", "Nested?"),
-        ("", ""),
-    ],
-)
-def test_numbering_goes_and_text_stays(line, question):
-    assert cleaned(line) == question
+def killed_at(server, answers, paths, settings):
+    """Run the stage in a process of its own, and kill it when the server has given so many answers."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stillroom.stages.raft"])
+    process = context.Process(
+        target=rooms.run, args=(os.environ["STILLROOM_CACHE"], Path.cwd(), paths, settings)
+    )
+    process.start()
+    while process.is_alive() and (not server.log.exists() or len(server.bought()) < answers):
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
-def test_quotations_may_break_lines_and_wear_quotation_marks():
-    chunk = "The bell is rung\nthree times before the ferry leaves."
-    assert fault(cot_answer('"rung three  times"', "three"), "stop", chunk) is None
-    assert fault(cot_answer("rung four times", "three"), "stop", chunk) == "quote_not_in_chunk"
-    assert fault(cot_answer(" ", "three"), "stop", chunk) == "no_quote"
+def test_a_killed_run_buys_nothing_twice_and_a_batch_gives_the_same_bytes(paths, tmp_path, monkeypatch):
+    """Three ways to the same bytes: killed twice and resumed, in batches, and undisturbed."""
+    monkeypatch.setattr(mock_server, "completion", completion)
+    monkeypatch.setattr(mock_batches, "completion", completion)
+    retry = {"unfinished": "retry", "quote_not_in_chunk": "retry"}
+    found = {}
+    with MockServer(tmp_path / "killed.jsonl", latency=0.01) as server:
+        monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "killed"))
+        endpoint = Endpoint(base_url=server.url, max_in_flight=4)
+        for answers in (10, 45):
+            killed_at(server, answers, paths, params(server, endpoint=endpoint, policies=retry))
+            time.sleep(0.05)  # the server may still answer what was in flight
+            before = [canonical(body) for body in server.bought()]
+            with Cache() as cache:
+                cache.export(cache.keys(), tmp_path / "kept.parquet")
+            requests = pq.read_table(tmp_path / "kept.parquet", columns=["request"]).column(0).to_pylist()
+            kept = {canonical(json.loads(request)["body"]) for request in requests}
+            assert len(kept) >= answers - 8
+            assert not paths.train.exists()
+        raft.run(paths, params(server, endpoint=endpoint, policies=retry))
+        after = [canonical(body) for body in server.bought()]
+        assert kept.isdisjoint(after[len(before) :])
+        assert len(set(after)) == 83
+        assert len(after) - 83 <= 2 * 4  # at most what was in flight is bought twice
+        found["killed"] = outs(paths)
+    with MockBatches(tmp_path / "batches.jsonl") as server:
+        monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "batches"))
+        endpoint = Endpoint(base_url=server.url, backend="batch", batch=Batching(poll_seconds=0.01))
+        paths.answers.unlink()
+        raft.run(paths, params(server, endpoint=endpoint, policies=retry))
+        assert server.batches() == [40, 40, 3]  # questions, answers, retries: each passage's at once
+        found["batches"] = outs(paths)
+    assert found["killed"] == found["batches"]
+
+
+def canonical(body):
+    return json.dumps(body, sort_keys=True)

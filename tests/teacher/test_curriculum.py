@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from stillroom.errors import InputError
+from stillroom.raft.answers import fault
 from stillroom.records import Message
 from stillroom.sources.documents import read_documents
 from stillroom.stages import extract, raft
 from stillroom.teacher import curriculum
 from stillroom.teacher.prompts import answer_messages, question_messages
-from stillroom.teacher.replies import fault
 
 FIXTURES = Path(__file__).parents[2] / "data/fixtures"
 TEXT = "The mill turns at dawn. It rests at noon.\n\nThe miller keeps three cats, all of them grey."

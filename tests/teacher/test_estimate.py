@@ -228,12 +228,12 @@ def rafting():
 
 def test_questions_about_passages_are_counted_between_one_and_the_most(passages):
     found = of_stage("raft")
-    assert (found.dialogues, found.cached) == (passages, 0)
+    assert (found.dialogues, found.cached) == (passages * 3, 0)
     assert found.requests == Range(passages * (1 + 1), passages * (1 + 3))
 
 
 def test_raft_counts_what_a_run_asks(passages, monkeypatch):
-    """Three questions each, one of which all passages share: a run asks it once."""
+    """The list of each passage once, and the three answers."""
 
     def respond(request):
         text = request.messages[0].content
@@ -242,7 +242,7 @@ def test_raft_counts_what_a_run_asks(passages, monkeypatch):
         return {"text": "Yes." if is_answer else f"1. What is {own}?\n2. Why {own}?\n3. Which river?"}
 
     rows = bought(rafting(), respond)
-    assert len(rows) == passages + 2 * passages + 1
+    assert len(rows) == passages + 3 * passages
     assert of_stage("raft").requests == Range(0, 0)
     some = of_stage("raft").cached
     assert some == len(rows)

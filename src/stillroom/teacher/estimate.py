@@ -70,7 +70,7 @@ class Estimate:
     """What a stage is going to ask."""
 
     dialogues: int
-    """conversations, or passages"""
+    """conversations, or questions about passages"""
     cached: int
     """answers that are there"""
     requests: Range
