@@ -151,12 +151,13 @@ def made_from(root: Path, id: str) -> str:
 
 def shares(root: Path, found: Sequence[Found]) -> dict[str, Any]:
     """What mix reports of the source of a record."""
-    origins = [f.row["meta"]["origin"] for f in found if f.stage == "mix" and "meta" in f.row]
+    mixed = [f.row["meta"] for f in found if f.stage == "mix" and "meta" in f.row]
     path = root / "reports/metrics/mix.json"
-    if not origins or not path.is_file():
+    if not mixed or not path.is_file():
         return {}
     report = read_json(path)
-    source = report["sources"][origins[0]]
+    origin, file = mixed[0]["origin"], mixed[0].get("file")
+    source = report["sources"].get(f"{origin}/{file}") or report["sources"][origin]
     unit = report["unit"]
     return {"unit": unit, "target": source["target_share"], "reached": source[f"share_of_{unit}"]}
 

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.mixing.weights import plan, shares
+from stillroom.errors import ParamsError
+from stillroom.mixing.weights import of_files, plan, shares
 
 
 def test_shares_add_up_and_leave_out_what_has_no_weight():
@@ -33,6 +34,29 @@ def test_nothing_gives_more_than_it_has_nor_than_it_should(weights, sizes, epoch
         full = [o for o in share if o in sizes and found.taken[o] == pytest.approx(epochs * sizes[o])]
         assert full, "the scarcest source is used up"
         assert all(found.shortfall(o) <= 1 for o in share if o in sizes)
+
+
+def test_files_divide_the_share_of_the_chat():
+    parts = ["chat/oig/unified_ni.jsonl.gz", "chat/oig/unified_nq.jsonl", "chat/other.json", "mqa"]
+    files = {"unified_ni.jsonl*": 0.5, "oig/*": 2.5, "*.json": 0}
+    assert of_files({"chat": 6, "mqa": 4, "raft": 0}, files, parts) == {
+        "chat/oig/unified_ni.jsonl.gz": 1,
+        "chat/oig/unified_nq.jsonl": 5,
+        "mqa": 4,
+        "raft": 0,
+    }
+    unnamed = of_files({"chat": 6}, {"unified_ni.jsonl.gz": 2}, parts)
+    assert unnamed == {
+        "chat/oig/unified_ni.jsonl.gz": 3,
+        "chat/oig/unified_nq.jsonl": 1.5,
+        "chat/other.json": 1.5,
+    }
+
+
+def test_a_file_that_is_not_there_has_no_weight():
+    with pytest.raises(ParamsError, match="such a file") as caught:
+        of_files({"chat": 1}, {"unified_nj*": 1}, ["chat/unified_ni.jsonl"])
+    assert "chat_files: unified_nj*" in str(caught.value)
 
 
 def test_a_source_that_is_too_small_is_short():

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_shares_by_tokens_are_reached_within_a_record(paths):
         assert metrics["sources"][origin]["tokens"] == tokens[origin]
         assert metrics["sources"][origin]["share_of_tokens"] == round(tokens[origin] / metrics["tokens"], 6)
         assert metrics["sources"][origin]["shortfall"] == 0
+
+
+def test_files_of_the_chat_have_shares_of_their_own(paths):
+    chat = [replace(r, meta={"file": f"{n % 3}.jsonl"}) for n, r in enumerate(records("chat", 90))]
+    put(paths, chat=chat, mqa=records("mqa", 30))
+    weights = {"chat": 3, "booksum": 0, "mqa": 1}
+    mix.run(paths, params(weights=weights, chat_files={"0.*": 4}, weights_by="examples", total=80, epochs=2))
+    train, _, metrics = results(paths)
+    assert Counter(r.meta.get("file") for r in train) == {
+        "0.jsonl": 40,
+        "1.jsonl": 10,
+        "2.jsonl": 10,
+        None: 20,
+    }
+    assert {r.meta["origin"] for r in train} == {"chat", "mqa"}
+    first = metrics["sources"]["chat/0.jsonl"]
+    assert (first["target_share"], first["examples"], first["distinct_examples"]) == (0.5, 40, 30)
 
 
 def test_shares_by_examples_and_a_total(paths):

@@ -27,8 +27,8 @@ ROWS = 50_000
 FETCH = 10_000
 """rows that are fetched at a time"""
 TABLES = """
-    CREATE TABLE records (n INTEGER, origin VARCHAR, id VARCHAR, unit VARCHAR, digest BLOB, tokens INTEGER,
-                          start BIGINT);
+    CREATE TABLE records (n INTEGER, origin VARCHAR, part VARCHAR, id VARCHAR, unit VARCHAR, digest BLOB,
+                          tokens INTEGER, start BIGINT);
     CREATE TABLE bands (n INTEGER, key BIGINT);
     CREATE TABLE removed (n INTEGER, reason VARCHAR, match VARCHAR, detail VARCHAR);
     CREATE VIEW live AS SELECT * FROM records ANTI JOIN removed USING (n);
@@ -37,6 +37,7 @@ RECORD = pa.schema(
     [
         ("n", pa.int32()),
         ("origin", pa.string()),
+        ("part", pa.string()),
         ("id", pa.string()),
         ("unit", pa.string()),
         ("digest", pa.binary()),
@@ -84,7 +85,7 @@ class Catalogue:
         count = len(columns.ids)
         numbers = range(self._count, self._count + count)
         self._count += count
-        values = (columns.ids, columns.groups, columns.digests, columns.tokens, columns.starts)
+        values = (columns.parts, columns.ids, columns.groups, columns.digests, columns.tokens, columns.starts)
         self._put("records", RECORD, [numbers, [origin] * count, *values])
         if columns.bands:
             width = len(columns.bands[0])
@@ -149,34 +150,36 @@ class Catalogue:
             self.database.execute(f"CREATE TABLE {table} AS {query}")
 
     def sizes(self, table: str, size: str) -> dict[str, int]:
-        """Sum of an expression over a table's records, by source."""
-        query = f"SELECT origin, sum({size})::BIGINT FROM {table} GROUP BY origin"
+        """Sum of an expression over a table's records, by part."""
+        query = f"SELECT part, sum({size})::BIGINT FROM {table} GROUP BY part"
         return dict(self.database.execute(query).fetchall())
 
     def choose(self, targets: Mapping[str, float], size: str, seed: int) -> None:
-        """Table `chosen`: records of `train` in the seed's order, over and over, up to each source's target.
+        """Table `chosen`: records of `train` in the seed's order, over and over, up to each part's target.
 
         A record whose first half still fits is taken, so that whole records come as near as they can.
         """
         self.database.execute(
-            "CREATE TABLE chosen (n INTEGER, origin VARCHAR, tokens INTEGER, start BIGINT, name VARCHAR)"
+            "CREATE TABLE chosen (n INTEGER, origin VARCHAR, part VARCHAR, tokens INTEGER, start BIGINT, "
+            "name VARCHAR)"
         )
         stock = self.sizes("train", size)
-        for origin, target in targets.items():
-            if not stock.get(origin):
+        for part, target in targets.items():
+            if not stock.get(part):
                 continue
-            copies = int(target // stock[origin]) + 1
+            copies = int(target // stock[part]) + 1
             self.database.execute(
                 f"""
                 INSERT INTO chosen
                 WITH ordered AS (
                     SELECT *, {size} AS size, sum({size}) OVER (
                         ORDER BY {drawn("id")} ROWS UNBOUNDED PRECEDING) - {size} AS before
-                    FROM train WHERE origin = ?)
-                SELECT n, origin, tokens, start, CASE copy WHEN 0 THEN id ELSE id || '~' || (copy + 1) END
+                    FROM train WHERE part = ?)
+                SELECT n, origin, part, tokens, start,
+                       CASE copy WHEN 0 THEN id ELSE id || '~' || (copy + 1) END
                 FROM ordered, range(?) copies(copy) WHERE copy * ? + before + size / 2 <= ? + 1e-6
                 """,
-                [str(seed), origin, copies, stock[origin], target],
+                [str(seed), part, copies, stock[part], target],
             )
 
     def choices(self, table: str, name: str) -> Iterator[Choice]:

@@ -27,6 +27,8 @@ from stillroom.mixing.decontamination import Decontamination, Index, Match
 from stillroom.records import Conversation, conversation
 from stillroom.tokenising import Words
 
+CHAT = "chat"
+"""the source that is made of many data sets"""
 CHUNK = 1 << 20
 """bytes of lines that a worker gets at a time"""
 
@@ -52,6 +54,8 @@ class Scan:
     index: Path | None
     """folder of the benchmarks' index"""
     decontamination: Decontamination | None
+    by_file: bool
+    """whether records of one source are told apart by the input file that `extract` took them from"""
     processes: int
 
     def scanner(self) -> Scanner:
@@ -65,6 +69,8 @@ class Columns:
 
     ids: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    """the source, or `source/file`"""
     digests: list[bytes] = field(default_factory=list)
     """of the messages: equal records have equal ones"""
     tokens: list[int] = field(default_factory=list)
@@ -93,6 +99,7 @@ class Scanner:
     def __init__(self, scan: Scan) -> None:
         if scan.processes > 1:  # the processes share the cores already
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self._by_file = scan.by_file
         self._chat = chat_format.get(scan.chat_format)
         self._tokenizer = load_tokenizer(scan.base)
         self._words = Words(codec(self._tokenizer))
@@ -106,6 +113,8 @@ class Scanner:
         for record in records:
             columns.ids.append(record.id)
             columns.groups.append(str(record.meta.get("group", record.id)))
+            file = record.meta.get("file") if self._by_file and chunk.origin == CHAT else None
+            columns.parts.append(f"{CHAT}/{file}" if file else chunk.origin)
             columns.digests.append(digest(record))
         messages = [record.messages for record in records]
         rows = encode_rows(self._chat, self._tokenizer, messages, self._words)

@@ -5,13 +5,18 @@ weights, sizes ──▶ shares ──▶ targets ──▶ how much is taken, h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from stillroom.errors import ParamsError
+from stillroom.mixing.scan import CHAT
 
 
 @dataclass(frozen=True)
 class Plan:
-    """In the mixture's unit, by source: its share, what it should give, and what it can."""
+    """In the mixture's unit, by source or `chat/FILE`: its share, what it should give, and what it can."""
 
     shares: dict[str, float]
     targets: dict[str, float]
@@ -42,6 +47,33 @@ def shares(
         }
     total = sum(given.values())
     return {origin: weight / total if total else 0.0 for origin, weight in given.items()}
+
+
+def of_files(
+    weights: Mapping[str, float], files: Mapping[str, float], parts: Iterable[str]
+) -> dict[str, float]:
+    """The weights with the chat's divided among its files, `parts` being all `chat/FILE` and other sources.
+
+    files: a weight for each name or glob, of the path below the input folder or its last part; the first one
+    that fits counts, and a file that none fits weighs 1. Raises ParamsError where a glob fits no file.
+    """
+    prefix = f"{CHAT}/"
+    names = sorted(part.removeprefix(prefix) for part in parts if part.startswith(prefix))
+    fitting = {name: next((glob for glob in files if _fits(name, glob)), None) for name in names}
+    if unused := sorted(files.keys() - set(fitting.values())):
+        raise ParamsError(
+            "no conversation that is left is from such a file",
+            where=f"params.yaml: mix.chat_files: {unused[0]}",
+            hint=f"there are {', '.join(names[:5]) or 'none'}{' …' if len(names) > 5 else ''}",
+        )
+    given = {name: 1.0 if glob is None else files[glob] for name, glob in fitting.items()}
+    total = sum(given.values())
+    divided = {f"{prefix}{name}": weights[CHAT] * weight / total for name, weight in given.items() if weight}
+    return {**divided, **{origin: weight for origin, weight in weights.items() if origin != CHAT}}
+
+
+def _fits(name: str, glob: str) -> bool:
+    return fnmatchcase(name, glob) or fnmatchcase(PurePosixPath(name).name, glob)
 
 
 def plan(shares: Mapping[str, float], sizes: Mapping[str, int], epochs: float, total: int | None) -> Plan:

@@ -14,11 +14,12 @@ Validation holds whole groups (a conversation, book, question or document), unwe
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field, model_validator
@@ -31,7 +32,7 @@ from stillroom.mixing import decontamination, duplicates, weights
 from stillroom.mixing.catalogue import Catalogue, Choice, catalogue
 from stillroom.mixing.decontamination import Decontamination
 from stillroom.mixing.protected import protected
-from stillroom.mixing.scan import Chunk, Scan, chunks
+from stillroom.mixing.scan import CHAT, Chunk, Scan, chunks
 from stillroom.params import Block, Settings
 from stillroom.progress import track
 
@@ -104,6 +105,8 @@ class Params(Block):
     """the format in which tokens are counted"""
     weights: Weights = Weights()
     """shares of the sources"""
+    chat_files: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """weights of the input files within chat's share, by name or glob; others weigh 1; {}: as they come"""
     weights_by: Unit = "tokens"
     """what the shares are shares of"""
     temperature: float | None = Field(default=None, gt=0)
@@ -175,7 +178,7 @@ def fill(found: Catalogue, files: dict[str, Path], paths: Paths, params: Params,
     likeness = params.near_duplicates.likeness if params.near_duplicates and full > 1 else None
     index = scratch if settings else None
     workers = workers_for(files)
-    scan = Scan(paths.base, params.chat_format, likeness, index, settings, workers)
+    scan = Scan(paths.base, params.chat_format, likeness, index, settings, bool(params.chat_files), workers)
     take(found, scan, chunks(files), workers)
     found.check_ids()
     duplicates.exact(found)
@@ -212,7 +215,10 @@ def planned(found: Catalogue, files: dict[str, Path], params: Params) -> weights
             where=", ".join(map(str, files.values())),
             hint="give a weight in mix.weights to a source that has records",
         )
-    shares = weights.shares(params.weights.model_dump(), sizes, params.temperature)
+    given = params.weights.model_dump()
+    if params.chat_files and given[CHAT]:
+        given = weights.of_files(given, params.chat_files, sizes)
+    shares = weights.shares(given, sizes, params.temperature)
     plan = weights.plan(shares, sizes, params.epochs, params.total)
     found.choose(plan.taken, params.size, params.seed)
     return plan
@@ -261,44 +267,44 @@ def metrics(found: Catalogue, plan: weights.Plan, params: Params) -> dict[str, A
 
 
 def sources(found: Catalogue, plan: weights.Plan, examples: int, tokens: int) -> dict[str, dict[str, Any]]:
-    """The part of the report about each source."""
+    """The part of the report about each source, or file of the chat."""
     available, used, held = (totals(found, table) for table in ("live", "chosen", "validation"))
     gone = {
-        (origin, reason): count
-        for origin, reason, count in found.rows(
-            "SELECT origin, reason, count(*) FROM removed JOIN records USING (n) GROUP BY ALL"
+        (part, reason): count
+        for part, reason, count in found.rows(
+            "SELECT part, reason, count(*) FROM removed JOIN records USING (n) GROUP BY ALL"
         )
     }
     rows = {}
-    for origin, share in plan.shares.items():
-        own_examples, own_tokens, distinct = used[origin]
-        rows[origin] = {
-            "available_examples": available[origin][0],
-            "available_tokens": available[origin][1],
+    for part, share in plan.shares.items():
+        own_examples, own_tokens, distinct = used[part]
+        rows[part] = {
+            "available_examples": available[part][0],
+            "available_tokens": available[part][1],
             "examples": own_examples,
             "tokens": own_tokens,
             "target_share": round(share, 6),
             "share_of_examples": round(own_examples / examples, 6),
             "share_of_tokens": round(own_tokens / tokens, 6),
-            "target": round(plan.targets[origin]),
-            "shortfall": plan.shortfall(origin),
+            "target": round(plan.targets[part]),
+            "shortfall": plan.shortfall(part),
             "distinct_examples": distinct,
             "epochs": round(own_examples / distinct, 2) if distinct else 0.0,
-            "validation_examples": held[origin][0],
-            "duplicates": gone.get((origin, "duplicate"), 0),
-            "near_duplicates": gone.get((origin, "near_duplicate"), 0),
-            "contaminated": gone.get((origin, "contaminated"), 0),
-            "capped": gone.get((origin, "capped"), 0),
+            "validation_examples": held[part][0],
+            "duplicates": gone.get((part, "duplicate"), 0),
+            "near_duplicates": gone.get((part, "near_duplicate"), 0),
+            "contaminated": gone.get((part, "contaminated"), 0),
+            "capped": gone.get((part, "capped"), 0),
         }
     return rows
 
 
-def totals(found: Catalogue, table: str) -> dict[str, tuple[int, int, int]]:
-    """(records, tokens, distinct records) of a table, by source."""
+def totals(found: Catalogue, table: str) -> defaultdict[str, tuple[int, int, int]]:
+    """(records, tokens, distinct records) of a table, by source or file of the chat."""
     rows = found.rows(
-        f"SELECT origin, count(*), sum(tokens)::BIGINT, count(DISTINCT n) FROM {table} GROUP BY origin"
+        f"SELECT part, count(*), sum(tokens)::BIGINT, count(DISTINCT n) FROM {table} GROUP BY part"
     )
-    return dict.fromkeys(ORIGINS, (0, 0, 0)) | {origin: (n, tokens, own) for origin, n, tokens, own in rows}
+    return defaultdict(lambda: (0, 0, 0), {part: (n, tokens, own) for part, n, tokens, own in rows})
 
 
 def pairs(found: Catalogue) -> dict[str, dict[str, int]]:
