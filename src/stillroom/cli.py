@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from stillroom import __version__
-from stillroom.commands import cache, doctor, plan, recipe, run, serve, trace
+from stillroom.commands import cache, doctor, plan, recipe, review, run, serve, trace
 from stillroom.errors import StillroomError
 
 INTERRUPTED = 130
@@ -116,10 +116,16 @@ def mqa() -> None:
     run_stage("mqa")
 
 
-@app.command()
-def raft() -> None:
+raft_app = typer.Typer(invoke_without_command=True)
+app.add_typer(raft_app, name="raft")
+raft_app.command()(review.review)
+
+
+@raft_app.callback()
+def raft(context: typer.Context) -> None:
     """A document folder into questions, distractors and quoted answers."""
-    run_stage("raft")
+    if context.invoked_subcommand is None:
+        run_stage("raft")
 
 
 @app.command()
