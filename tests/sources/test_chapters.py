@@ -151,14 +151,18 @@ def test_summaries_before_the_last_cleaning_and_whole_books_are_read(tmp_path):
 )
 def test_a_missing_text_stops_or_is_left_out(fields, detail, tmp_path):
     rows = [aligned(), aligned(**fields)]
-    folder = "all_chapterized_books/158-chapters"
-    put(tmp_path, {"a.jsonl": rows, f"{folder}/01.txt": "Emma …", aligned()["summary_path"]: FILE})
-    put(tmp_path, {f"{folder}/latin.txt": b"caf\xe9", f"{folder}/list.txt": "[]"})
+    folder = "in/all_chapterized_books/158-chapters"
+    put(tmp_path, {"in/a.jsonl": rows, f"{folder}/01.txt": "Emma …"})
+    put(tmp_path / "in", {aligned()["summary_path"]: FILE})
+    put(
+        tmp_path,
+        {f"{folder}/latin.txt": b"caf\xe9", f"{folder}/list.txt": "[]", "158-chapters/01.txt": "Out."},
+    )
     with pytest.raises(InputError, match=rf"a.jsonl: record 2: .*{detail}\n.*on_missing_text to skip"):
-        list(read_chapters(tmp_path))
-    chapter, dropped = read(tmp_path, on_missing_text="skip")
+        list(read_chapters(tmp_path / "in"))
+    chapter, dropped = read(tmp_path / "in", on_missing_text="skip")
     assert isinstance(chapter, Chapter)
-    assert (dropped.id, dropped.reason) == (f"{tmp_path}/a.jsonl: record 2", "missing_text")
+    assert (dropped.id, dropped.reason) == (f"{tmp_path}/in/a.jsonl: record 2", "missing_text")
     assert re.search(detail, dropped.detail)
 
 

@@ -194,8 +194,8 @@ def test_a_book_in_published_files_of_both_sides_is_not_trained_on(paths, capsys
     def row(book, told):
         return {"bid": book, "book_id": f"B{book}.chapter 1", "chapter": words(book), "summary_text": told}
 
-    put(paths, [row(1, "Both."), row(1, "Of training."), row(2, "Trained.")], "train.jsonl")
-    put(paths, [row(1, "Both."), row(1, "Tested.")], "test.jsonl")
+    put(paths, [row(1, "Both."), row(1, "Of training."), row(2, "Trained.")], "a/train.jsonl")
+    put(paths, [row(1, "Both."), row(1, "Tested.")], "b/test.jsonl")
     put(paths, [row(1, "Of validation."), row(3, "Validated.")], "dev.jsonl")
     booksum.run(paths, Params(eval_share=0.5))
     train, evaluation, metrics = results(paths)
@@ -369,12 +369,11 @@ def test_no_chapters_make_empty_files(paths):
 
 def test_the_same_input_gives_the_same_bytes_whatever_its_order(paths):
     rows = [*chapters(), *({"prompt": f"{words(n % 4)} {n}", "completion": "Told."} for n in range(9))]
-    again = [row | {"url": f"https://{n}"} for n in range(3) for row in chapters(books=2)]
+    rows += [row | {"url": f"https://{n}"} for n in range(3) for row in chapters(books=2)]
     outs = []
     for seed in range(3):
         random.Random(seed).shuffle(rows)
-        random.Random(seed).shuffle(again)
-        put(paths, [*rows, *again])
+        put(paths, rows)
         booksum.run(paths, Params(eval_share=0.3))
         files = (paths.train, paths.benchmark / "eval.jsonl", paths.metrics)
         outs.append([path.read_bytes() for path in files])
