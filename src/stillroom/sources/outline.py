@@ -54,8 +54,8 @@ class Outline:
     """The structure of one text."""
 
     def __init__(self, text: str) -> None:
-        lines = [0, *(match.end() for match in LINES.finditer(text)), len(text)]
-        tokens = [token for token in _parser().parse(text) if token.map and token.type != "inline"]
+        lines = line_starts(text)
+        tokens = [token for token in blocks(text) if token.map and token.type != "inline"]
         places = [(lines[token.map[0]], lines[token.map[1]]) for token in tokens if token.map]
         self.text = text
         self.code = [place for token, place in zip(tokens, places, strict=True) if token.type in CODE]
@@ -95,6 +95,16 @@ class Outline:
         """The beginning of the first line of text[start:end] that is not blank."""
         match = BLANK.match(self.text, start, end)
         return match.end() if match else start
+
+
+def blocks(text: str) -> list[Token]:
+    """CommonMark's blocks and tables; a block's `map` is its first line and the one behind it."""
+    return _parser().parse(text)
+
+
+def line_starts(text: str) -> list[int]:
+    """Where each line begins, and the end of the text."""
+    return [0, *(match.end() for match in LINES.finditer(text)), len(text)]
 
 
 def _parts(tokens: Sequence[Token], places: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -145,7 +155,6 @@ def _after(token: Token, text: str) -> str:
 
 @functools.cache
 def _parser() -> MarkdownIt:
-    """CommonMark's blocks and tables."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")

@@ -1,109 +1,91 @@
-"""Questions with answers and the passage that holds them; passages that do not.
+"""Questions with answers and the passage that holds one, whatever the shape of their records.
 
-data/raw/questions ──▶ {"question", "answers": […], "ctxs": [{"title", "text", "isgold"}]} ──▶ Question
-data/raw/passages  ──▶ {"title", "text"} ──▶ Passage
+data/raw/questions ──▶ records, each read by the adapter that its shape asks for ──▶ Sourced
 
-Natural Questions as Lost in the Middle publishes it (Liu et al. 2023, arXiv:2307.03172): the gold passage
-alone, or among its own distractors. Gold is the passage with `isgold`, else the one at `gold_index`.
+JSON Lines, a JSON array, one JSON object, Parquet, also compressed; a folder or a file may mix shapes. A new
+shape is a file here and an entry in ADAPTERS, whose files hold worked examples.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from stillroom.artifacts import sha256
+import orjson
+
 from stillroom.errors import InputError
-from stillroom.sources.rows import field, read_rows
-from stillroom.squad import normalise
+from stillroom.sources import dpr, lost_in_the_middle, squad, squad_rows
+from stillroom.sources.dumps import ENDINGS, Broken, ending, plain, read_dump
+from stillroom.sources.passages import listed, records
+from stillroom.sources.question import Asked, Passage, QuestionAdapter, Record, Source
+from stillroom.squad import holds, normalise
+
+ADAPTERS: tuple[QuestionAdapter, ...] = (
+    lost_in_the_middle.ADAPTER,
+    dpr.ADAPTER,
+    squad.ADAPTER,
+    squad_rows.ADAPTER,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A short text with the title of the page that it is from."""
+class Sourced(NamedTuple):
+    """A question with its gold passage, and where both are from."""
 
-    title: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, its right answers, the passage that holds one, and passages that came with it."""
-
-    id: str
-    text: str
-    answers: tuple[str, ...]
+    asked: Asked
     gold: Passage
-    others: tuple[Passage, ...]
+    source: Source
 
 
-def read_questions(folder: Path, dropped: Counter[str]) -> Iterator[Question]:
-    """Yield the questions of a folder of JSON files; `dropped` counts those left out, by reason.
+def read_questions(folder: Path, dropped: Counter[str]) -> Iterator[Sourced]:
+    """Yield the questions of a folder; `dropped` counts those left out, by reason.
 
     Reasons: `no_answer` (none that is more than articles and punctuation), `no_gold` (no gold passage),
-    `gold_without_answer`. Raises InputError naming file, line and field.
+    `gold_without_answer`. Raises InputError naming file, record and field.
     """
-    for where, row in read_rows(folder):
-        question = _question(row, where, dropped)
-        if question:
-            yield question
+    for path, file in listed(folder, ENDINGS):
+        for number, record in enumerate(objects(path), 1):
+            adapter = adapter_of(record)
+            for asked in adapter.read(record):
+                answers = tuple(answer for answer in asked.answers if normalise(answer))
+                if not answers:
+                    dropped["no_answer"] += 1
+                elif asked.gold is None:
+                    dropped["no_gold"] += 1
+                elif not holds(asked.gold.whole, answers):
+                    dropped["gold_without_answer"] += 1
+                else:
+                    source = Source(file, number, adapter.name, asked.id)
+                    yield Sourced(replace(asked, answers=answers), asked.gold, source)
 
 
-def read_passages(folder: Path) -> Iterator[Passage]:
-    """Yield the passages of a folder of JSON files. Raises InputError naming file, line and field."""
-    for where, row in read_rows(folder):
-        yield _passage(row, where)
+def adapter_of(record: Record) -> QuestionAdapter:
+    """The adapter of a record's shape. Raises InputError where it has none."""
+    found = next((adapter for adapter in ADAPTERS if adapter.fits(record.value)), None)
+    if found is None:
+        hint = f"known shapes: {'; '.join(adapter.name for adapter in ADAPTERS)}"
+        what = f"a question of an unknown shape (fields: {', '.join(record.value)})"
+        raise InputError(what, where=record.where, hint=hint)
+    return found
 
 
-def holds(text: str, answers: tuple[str, ...]) -> bool:
-    """Whether a text holds one of the answers, both normalised: the benchmark's own test."""
-    said = normalise(text)
-    return any(normalise(answer) in said for answer in answers)
-
-
-def _question(row: dict[str, Any], where: str, dropped: Counter[str]) -> Question | None:
-    text = field(row, "question", where).strip()
-    answers = tuple(answer for answer in _texts(row, "answers", where) if normalise(answer))
-    passages = [_passage(ctx, where) for ctx in _objects(row, "ctxs", where)]
-    gold = _gold_index(row, len(passages))
-    if not answers:
-        dropped["no_answer"] += 1
-    elif gold is None:
-        dropped["no_gold"] += 1
-    elif not holds(f"{passages[gold].title} {passages[gold].text}", answers):
-        dropped["gold_without_answer"] += 1
+def objects(path: Path) -> Iterator[Record]:
+    """The objects of a file; a .json file may be one. Raises InputError where one is broken."""
+    if ending(path) == ".json" and isinstance(next(read_dump(path), None), Broken):
+        yield one_object(path)
     else:
-        others = tuple(p for i, p in enumerate(passages) if i != gold)
-        return Question(sha256(text)[:12], text, answers, passages[gold], others)
-    return None
+        yield from records(path)
 
 
-def _gold_index(row: dict[str, Any], count: int) -> int | None:
-    """Where the gold passage stands among the `ctxs`."""
-    marked = [i for i, ctx in enumerate(row["ctxs"]) if ctx.get("isgold")]
-    stated = row.get("gold_index")
-    if marked:
-        return marked[0]
-    return stated if isinstance(stated, int) and 0 <= stated < count else None
-
-
-def _passage(row: dict[str, Any], where: str) -> Passage:
-    title = row.get("title")
-    return Passage(title.strip() if isinstance(title, str) else "", field(row, "text", where).strip())
-
-
-def _texts(row: dict[str, Any], name: str, where: str) -> list[str]:
-    values = row.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InputError(f"`{name}` must be a list of texts", where=where)
-    return values
-
-
-def _objects(row: dict[str, Any], name: str, where: str) -> list[dict[str, Any]]:
-    values = row.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise InputError(f"`{name}` must be a list of objects", where=where)
-    return values
+def one_object(path: Path) -> Record:
+    """The object that fills a file, over as many lines as it likes. Raises InputError where it is broken."""
+    try:
+        with path.open("rb") as raw, plain(raw, path) as file:
+            value = orjson.loads(file.read())
+    except (orjson.JSONDecodeError, OSError) as error:
+        raise InputError(f"not valid JSON ({error})", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise InputError("a JSON object was expected", where=str(path))
+    return Record(f"{path}: record 1", value)

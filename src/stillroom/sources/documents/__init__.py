@@ -1,126 +1,175 @@
-"""A folder of documents as plain text.
+"""A folder of documents as Markdown and plain text: a reader for each type of file.
 
-folder of .md .txt .rst .html .pdf ──▶ read_documents ──▶ Document(id, title, text) ──▶ chunks
+folder of .md .txt .rst .html .pdf .docx .json .jsonl ──▶ read_documents ──▶ Document, Document, …
 
-HTML becomes Markdown without navigation, scripts and footers; PDF gives its text layer, page after page.
+Files are read as their documents are asked for. A file without text (scanned pages, an empty page) is left
+out, and so is a file of an unknown type; they are counted, and the first ones named on standard error.
 """
 
 from __future__ import annotations
 
-import re
+import functools
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
+from stillroom.artifacts import read_jsonl
 from stillroom.errors import InputError
+from stillroom.processes import available, in_order
+from stillroom.sources.documents import docx, html, markdown, pdf, records, text
+from stillroom.sources.documents.document import Document, Found, tidied
+from stillroom.sources.documents.section_titles import SectionTitles
+from stillroom.sources.dumps import COMPRESSED
+
+__all__ = ["MANIFEST", "Document", "LeftOut", "list_files", "read_documents"]
+
+MANIFEST = "crawl-manifest.jsonl"
+"""in the folder: which address each crawled page is from; no document itself"""
+MANY = 100
+"""files that are worth starting processes for"""
+NAMED = 5
+"""files of a kind that are named on standard error"""
+
+Reason = Literal["unknown_type", "no_text", "unreadable"]
+Reader = Callable[[Path], Iterable[Found | InputError]]
+
+READERS: dict[str, Reader] = {
+    ".md": markdown.read,
+    ".markdown": markdown.read,
+    ".txt": text.read,
+    ".html": html.read,
+    ".htm": html.read,
+    ".xhtml": html.read,
+    ".pdf": pdf.read,
+    ".docx": docx.read,
+}
+"""what reads which type, beside reStructuredText and the types of RECORDS"""
+RECORDS = (".json", ".jsonl", ".ndjson")
+"""types of many documents, which are streamed"""
+RESTRUCTURED = ".rst"
+"""its reader looks up titles in the whole folder"""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One file of the folder: `id` is its path inside the folder, `title` its first heading or its name."""
+@dataclass
+class LeftOut:
+    """What was not read, and the first names of each kind."""
 
-    id: str
-    title: str
-    text: str
+    counts: Counter[Reason] = field(default_factory=Counter)
+    names: dict[Reason, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: Reason, name: str) -> None:
+        """Count a file or record."""
+        self.counts[reason] += 1
+        named = self.names.setdefault(reason, [])
+        if len(named) < NAMED:
+            named.append(name)
+
+    def lines(self) -> Iterator[str]:
+        """A line for each reason: `documents: 2 left out (no text): a.pdf, b.pdf`."""
+        for reason, count in sorted(self.counts.items()):
+            more = ", …" if count > NAMED else ""
+            names = ", ".join(self.names[reason])
+            yield f"documents: {count} left out ({reason.replace('_', ' ')}): {names}{more}"
 
 
-def read_documents(folder: Path) -> Iterator[Document]:
-    """Yield the folder's documents, also of subfolders, sorted by path; files without any text are left out.
+def read_documents(
+    folder: Path, *, unreadable: Literal["stop", "skip"] = "stop", left_out: LeftOut | None = None
+) -> Iterator[Document]:
+    """Yield the folder's documents, also of subfolders, sorted by path.
 
-    Raises InputError naming a file that cannot be read. Files of unknown types are named on standard error.
+    unreadable: whether a file that cannot be read ends the reading or is left out.  left_out: counts.
+    Raises InputError naming the file, and what to do about it.
     """
+    left_out = LeftOut() if left_out is None else left_out
     files, unknown = list_files(folder)
-    if unknown:
-        print(
-            f"documents: {len(unknown)} files of unknown type left out: {_examples(unknown)}", file=sys.stderr
-        )
-    for path in files:
-        title, text = READERS[path.suffix.lower()](path)
-        if text.strip():
-            yield Document(path.relative_to(folder).as_posix(), title or path.stem, text.strip())
+    for path in unknown:
+        left_out.add("unknown_type", path.relative_to(folder).as_posix())
+    sources = _sources(folder)
+    for path, found in _read_all(files):
+        name = path.relative_to(folder).as_posix()
+        if isinstance(found, InputError):
+            if unreadable == "stop":
+                raise found
+            left_out.add("unreadable", f"{name} ({found.what})")
+            continue
+        document = _document(found, name, sources.get(name, ""))
+        if document.text:
+            yield document
+        else:
+            left_out.add("no_text", document.id)
+    for line in left_out.lines():
+        print(line, file=sys.stderr)
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The folder's files that have a reader, and those that have none; hidden ones are ignored."""
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder))
-    relative = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = [folder / name for name in relative if not any(part.startswith(".") for part in name.split("/"))]
-    known = [path for path in files if path.suffix.lower() in READERS]
-    return known, [path for path in files if path.suffix.lower() not in READERS]
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    known: list[Path] = []
+    unknown: list[Path] = []
+    for path in (folder / name for name in shown if name != MANIFEST):
+        (known if kind(path) in (*READERS, *RECORDS, RESTRUCTURED) else unknown).append(path)
+    return known, unknown
 
 
-def _examples(paths: list[Path]) -> str:
-    return ", ".join(path.name for path in paths[:5]) + (", …" if len(paths) > 5 else "")
+def kind(path: Path) -> str:
+    """The type of a file by its name: `.jsonl` of `a.JSONL`, also of `a.jsonl.gz`."""
+    suffix = path.suffix.lower()
+    inner = Path(path.stem).suffix.lower()
+    return inner if suffix in COMPRESSED and inner in RECORDS else suffix
 
 
-def _text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark."""
+def _read_all(files: Sequence[Path]) -> Iterator[tuple[Path, Found | InputError]]:
+    """What every file holds, in their order; many files are read by several processes."""
+    make = functools.partial(_reader, [path for path in files if kind(path) == RESTRUCTURED])
+    for streamed, group in groupby(files, key=lambda path: kind(path) in RECORDS):
+        paths = list(group)
+        if streamed:
+            yield from ((path, found) for path in paths for found in _tried(records.read, path))
+            continue
+        with closing(in_order(make, paths, available() if len(paths) >= MANY else 1)) as results:
+            yield from ((path, found) for path, all_found in results for found in all_found)
+
+
+def _reader(restructured: Sequence[Path]) -> Callable[[Path], list[Found | InputError]]:
+    """What reads a file of any type but RECORDS. restructured: all files of that type."""
+    titles = SectionTitles(restructured)
+
+    def read_restructured(path: Path) -> list[Found]:
+        from stillroom.sources.documents import restructured
+
+        return restructured.read(path, titles)
+
+    readers = {**READERS, RESTRUCTURED: read_restructured}
+    return lambda path: list(_tried(readers[kind(path)], path))
+
+
+def _tried(reader: Reader, path: Path) -> Iterator[Found | InputError]:
+    """What a reader finds; its error in the place of the rest."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"not UTF-8 at byte {error.start}", where=str(path), hint="convert it: iconv -t UTF-8"
-        ) from None
+        yield from reader(path)
+    except InputError as error:
+        yield error
+    except OSError as error:
+        yield InputError(f"cannot be read ({error.strerror})", where=str(path))
 
 
-def _plain(path: Path) -> tuple[str, str]:
-    return "", _text(path)
+def _document(found: Found, name: str, source: str) -> Document:
+    """A document with everything that a reader or the crawl knows of it."""
+    identifier = f"{name}:{found.place}" if found.place else name
+    title = found.title or Path(name).stem
+    return Document(identifier, title, tidied(found.text).strip(), source or found.source or identifier)
 
 
-def _markdown(path: Path) -> tuple[str, str]:
-    text = _text(path)
-    heading = re.search(r"^#+[ \t]+(.+?)[ \t#]*$", text, re.MULTILINE)
-    return heading[1] if heading else "", text
-
-
-def _restructured(path: Path) -> tuple[str, str]:
-    """The first line that is underlined over its whole length is the title."""
-    text = _text(path)
-    for line, under in re.findall(r"^(\S.*)\n(?=([=\-~^*#\"'`+]{3,})[ \t]*$)", text, re.MULTILINE):
-        if len(under) >= len(line.rstrip()) and len(set(under)) == 1 and not set(line) <= set(under):
-            return line.strip(), text
-    return "", text
-
-
-def _html(path: Path) -> tuple[str, str]:
-    """HTML as Markdown, without what is not the page's own text."""
-    from bs4 import BeautifulSoup
-    from markdownify import MarkdownConverter
-
-    page = BeautifulSoup(_text(path), "html.parser")
-    title = page.find("h1") or page.find("title")
-    name = " ".join(title.get_text().split()) if title else ""
-    for tag in page(["head", "script", "style", "noscript", "template", "nav", "footer", "aside", "form"]):
-        tag.decompose()
-    markdown: str = MarkdownConverter(heading_style="ATX", strip=["a", "img"]).convert_soup(page)
-    return name, re.sub(r"\n{3,}", "\n\n", markdown)
-
-
-def _pdf(path: Path) -> tuple[str, str]:
-    """The text layer of a PDF, pages apart by a blank line."""
-    from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
-
-    try:
-        reader = PdfReader(path)
-        text = "\n\n".join(page.extract_text().strip() for page in reader.pages)
-        title = reader.metadata.title if reader.metadata else None
-    except (PyPdfError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(
-            f"the PDF cannot be read ({error})", where=str(path), hint="repair or remove the file"
-        ) from None
-    return (title or "").strip(), text
-
-
-READERS: dict[str, Callable[[Path], tuple[str, str]]] = {
-    ".md": _markdown,
-    ".markdown": _markdown,
-    ".txt": _plain,
-    ".rst": _restructured,
-    ".html": _html,
-    ".htm": _html,
-    ".pdf": _pdf,
-}
-"""What reads which type: a path into (title or "", text)."""
+def _sources(folder: Path) -> dict[str, str]:
+    """File ──▶ address of the pages that a crawl brought."""
+    manifest = folder / MANIFEST
+    rows = (row for _, row in read_jsonl(manifest)) if manifest.is_file() else ()
+    return {row["file"]: row["url"] for row in rows if row.get("file")}
