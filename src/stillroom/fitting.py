@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
-from stillroom.chat_format import ChatFormat, Tokenizer, encode
+import numpy as np
+
+from stillroom.chat_format import BATCH_CHARACTERS, ChatFormat, Tokenizer, codec, encode_rows
 from stillroom.records import Conversation
-
-BATCH = 256
-"""drafts that are tokenised together"""
+from stillroom.tokenising import Words
 
 
 @dataclass(frozen=True)
@@ -37,32 +36,53 @@ class Fit:
 def fitted(
     drafts: Iterable[Draft], limit: int, chat: ChatFormat, tokenizer: Tokenizer, *, prompt: bool = False
 ) -> Iterator[Fit]:
-    """Each draft with about as many documents as `limit` tokens hold; `prompt` does not count the answer."""
-    remaining = iter(drafts)
-    while batch := list(islice(remaining, BATCH)):
-        yield from _fit(batch, limit, lambda rows: _lengths(rows, chat, tokenizer, prompt))
+    """Each draft with about as many documents as `limit` tokens hold; `prompt` does not count the answer.
+
+    Drafts are tokenised in batches of about BATCH_CHARACTERS: memory does not grow with their number.
+    """
+    table = Words(codec(tokenizer))
+
+    def lengths(rows: list[Conversation]) -> list[int]:
+        turns = [row.messages[:-1] if prompt else row.messages for row in rows]
+        bounds = encode_rows(chat, tokenizer, turns, table, prompt=prompt).bounds
+        return [int(length) for length in np.diff(bounds)]
+
+    for batch in _batches(drafts):
+        yield from _fit(batch, limit, lengths)
 
 
-def _fit(batch: list[Draft], limit: int, measure: Callable[[list[Conversation]], list[int]]) -> list[Fit]:
-    """Write all drafts, then write those that are too long with fewer documents, until none is."""
-    fits = [Fit(None, draft.most, 0) for draft in batch]
-    pending = list(range(len(batch)))
-    while pending:
-        rows = [batch[i].build(fits[i].documents) for i in pending]
-        retry = []
-        for i, row, tokens in zip(pending, rows, measure(rows), strict=True):
-            count, fewest = fits[i].documents, batch[i].fewest
+def _batches(drafts: Iterable[Draft]) -> Iterator[list[tuple[Draft, Conversation]]]:
+    """The drafts, each with all its documents."""
+    batch: list[tuple[Draft, Conversation]] = []
+    characters = 0
+    for draft in drafts:
+        whole = draft.build(draft.most)
+        batch.append((draft, whole))
+        characters += sum(len(message.content) for message in whole.messages)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _fit(
+    batch: list[tuple[Draft, Conversation]], limit: int, lengths: Callable[[list[Conversation]], list[int]]
+) -> list[Fit]:
+    """Write those that are too long with fewer documents, until none is."""
+    fits = [Fit(None, draft.most, 0) for draft, _ in batch]
+    written = {i: whole for i, (_, whole) in enumerate(batch)}
+    while written:
+        retry = {}
+        for (i, row), tokens in zip(written.items(), lengths(list(written.values())), strict=True):
+            draft, count = batch[i][0], fits[i].documents
             if tokens <= limit:
                 fits[i] = Fit(row, count, tokens)
-            elif count > fewest:
-                fits[i] = Fit(None, max(fewest, min(count - 1, count * limit // tokens)), tokens)
-                retry.append(i)
+            elif count > draft.fewest:
+                fewer = max(draft.fewest, min(count - 1, count * limit // tokens))
+                fits[i] = Fit(None, fewer, tokens)
+                retry[i] = draft.build(fewer)
             else:
                 fits[i] = Fit(None, count, tokens)
-        pending = retry
+        written = retry
     return fits
-
-
-def _lengths(rows: list[Conversation], chat: ChatFormat, tokenizer: Tokenizer, prompt: bool) -> list[int]:
-    turns = [row.messages[:-1] if prompt else row.messages for row in rows]
-    return [len(encoded.ids) for encoded in encode(chat, tokenizer, turns, prompt=prompt)]
