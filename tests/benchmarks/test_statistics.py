@@ -56,6 +56,49 @@ def test_minimum_detectable_difference_is_found_with_80_percent_power():
     assert (np.abs(seen) > 1.959964 * se).mean() == pytest.approx(0.8, abs=0.005)
 
 
+@pytest.mark.parametrize("counts", [(3, 9, 8, 11), (0, 5, 0, 9), (40, 90, 61, 88), (700, 1000, 650, 1000)])
+def test_fisher_is_scipys(counts):
+    k, n, other_k, other_n = counts
+    expected = stats.fisher_exact([[k, n - k], [other_k, other_n - other_k]]).pvalue
+    assert st.fisher(*counts) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((56, 70, 48, 80), (0.0524, 0.3339)),
+        ((9, 10, 3, 10), (0.1705, 0.8090)),
+        ((10, 10, 0, 10), (0.6075, 1.0)),
+    ],
+)
+def test_newcombes_interval_is_his(counts, expected):
+    """Method 10 of his table II (1998)."""
+    assert st.newcombe(*counts) == pytest.approx(expected, abs=5e-5)
+
+
+def test_influences_are_what_leaving_a_group_out_changes():
+    figure = clustered(np.random.default_rng(6), 50, 2)
+    figure = numbers(figure.a, np.random.default_rng(7).uniform(5, 9, 100), figure.groups, exp=True)
+    without = [[i for i, g in enumerate(figure.groups) if g != group] for group in map(str, range(50))]
+    left = [numbers(figure.a[k], figure.b[k], list(np.array(figure.groups)[k]), exp=True) for k in without]
+    jackknife = np.sqrt(49 / 50 * sum((one.value() - figure.value()) ** 2 for one in left))
+    assert np.sqrt((st.influence(figure) ** 2).sum()) == pytest.approx(jackknife, rel=0.05)
+
+
+def test_se_of_a_mean_of_tasks():
+    ses = [0.5, 1.0, 2.0]
+    means = np.random.default_rng(9).normal(0, ses, (200_000, 3)).mean(axis=1)
+    assert st.se_of_mean(ses) == pytest.approx(means.std(), rel=0.01)
+
+
+def test_the_paired_test_has_more_power_than_the_unpaired_one(monkeypatch):
+    monkeypatch.setattr(st, "REPLICATES", 1000)
+    draw = np.random.default_rng(12)
+    pairs = [shares(draw, 80, 0.6, 0.5) for _ in range(200)]
+    paired, apart = ([test(*pair).p < 0.05 for pair in pairs] for test in (st.compare, st.compare_apart))
+    assert np.mean(paired) > np.mean(apart) + 0.3
+
+
 def test_verdicts():
     assert st.verdict(0.2, 0.01, "higher") == "better"
     assert st.verdict(0.2, 0.01, "lower") == "worse"
@@ -66,7 +109,7 @@ def test_verdicts():
 
 def test_the_bootstrap_draws_every_resample():
     """Two groups: the four ordered draws, each as often as the others."""
-    weights = np.concatenate(list(st._resamples(2)))
+    weights = np.concatenate(list(st._resamples(np.ones(2))))
     assert (weights.sum(axis=1) == 2).all()
     shares = [(weights[:, 0] == k).mean() for k in (0, 1, 2)]
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.015)
@@ -105,21 +148,89 @@ def test_one_group_gets_an_interval_that_says_so():
     assert paired.method == "McNemar exact, within one group"
 
 
-def coverage(groups, size, runs=300):
-    """Share of runs whose interval holds the true mean 0 of clustered data."""
-    random, hits = np.random.default_rng(groups), 0
+RUNS = 600
+
+
+def clustered(draw, groups, size):
+    """Samples of groups that share half of their variance, with true mean 0."""
+    shared = np.repeat(draw.normal(size=groups), size)
     names = [str(i // size) for i in range(groups * size)]
-    for _ in range(runs):
-        shared = np.repeat(random.normal(size=groups), size)
-        found = st.estimate(numbers(shared + random.normal(size=groups * size), groups=names))
-        hits += found.low <= 0 <= found.high
-    return hits / runs
+    return numbers(shared + draw.normal(size=groups * size), groups=names)
 
 
-@pytest.mark.parametrize("groups", [8, 40])
-def test_clustered_interval_covers_95_percent(groups, monkeypatch):
-    monkeypatch.setattr(st, "REPLICATES", 2000)
-    assert 0.92 <= coverage(groups, 4) <= 0.98
+def book(draw, groups):
+    """A perplexity of 2 over books of differing lengths, and another model's on the same books."""
+    size = draw.integers(800, 1200, groups).astype(float)
+    hard = draw.normal(0, 0.1, groups)
+    models = [size * (np.log(2) + hard + draw.normal(0, 0.05, groups)) for _ in range(2)]
+    return [numbers(nll, size, exp=True) for nll in models]
+
+
+def shares(draw, n, *chances):
+    """Right and wrong answers that the difficulty of the questions makes alike."""
+    hard = draw.random(n)
+    return [numbers((0.7 * hard + 0.3 * draw.random(n) < chance).astype(float)) for chance in chances]
+
+
+INTERVALS = {
+    "t": (lambda d: st.estimate(numbers(d.normal(5, 1, 12))), 5),
+    "8 clusters": (lambda d: st.estimate(numbers(5 + (x := clustered(d, 8, 4)).a, groups=x.groups)), 5),
+    "40 clusters": (lambda d: st.estimate(numbers(5 + (x := clustered(d, 40, 4)).a, groups=x.groups)), 5),
+    "perplexity": (lambda d: st.estimate(book(d, 30)[0]), 2),
+    "paired perplexity": (lambda d: st.compare(*book(d, 30)), 0),
+    "paired shares": (lambda d: st.compare(*shares(d, 60, 0.5, 0.5)), 0),
+    "apart, means": (lambda d: st.compare_apart(clustered(d, 20, 3), clustered(d, 31, 2)), 0),
+    "apart, shares": (lambda d: st.compare_apart(shares(d, 90, 0.6)[0], shares(d, 70, 0.6)[0]), 0),
+}
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+@pytest.mark.parametrize("many", [st.MANY, 0], ids=["bootstrap", "linearised"])
+def test_95_percent_intervals_cover_93_to_97_percent(name, many, monkeypatch):
+    """`many` 0: as if there were more groups than the bootstrap is asked to draw."""
+    monkeypatch.setattr(st, "REPLICATES", 600)
+    monkeypatch.setattr(st, "MANY", many)
+    draw, (interval, truth) = np.random.default_rng(2), INTERVALS[name]
+    found = [interval(draw) for _ in range(RUNS)]
+    assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.97
+
+
+def test_wilson_covers_93_to_97_percent():
+    """Exactly, over all outcomes, on average over the true shares."""
+    k = np.arange(61)
+    ends = np.array([st.wilson(int(i), 60) for i in k])
+    chances = np.linspace(0.02, 0.98, 97)[:, None]
+    held = (ends[:, 0] <= chances) & (chances <= ends[:, 1])
+    coverage = (stats.binom.pmf(k, 60, chances) * held).sum(axis=1)
+    assert 0.93 <= coverage.mean() <= 0.97
+
+
+def test_many_groups_say_what_the_bootstrap_says(monkeypatch):
+    draw = np.random.default_rng(8)
+    figure, (ours, theirs) = clustered(draw, 400, 3), book(draw, 400)
+    drawn = [st.estimate(figure), st.compare(ours, theirs)]
+    monkeypatch.setattr(st, "MANY", 100)
+    linear = [st.estimate(numbers(5 + figure.a, groups=figure.groups)), st.compare(ours, theirs)]
+    assert [one.method for one in linear] == ["t over groups", "paired t over groups"]
+    width = linear[1].high - linear[1].low
+    assert linear[1].low == pytest.approx(drawn[1].low, abs=0.03 * width)
+    assert linear[1].high == pytest.approx(drawn[1].high, abs=0.03 * width)
+    assert linear[1].p == pytest.approx(drawn[1].p, abs=0.02)
+    assert linear[1].detectable == pytest.approx(drawn[1].detectable, rel=0.03)
+    assert linear[0].high - linear[0].low == pytest.approx(drawn[0].high - drawn[0].low, rel=0.5)
+
+
+def test_groups_that_are_alike_are_drawn_together(monkeypatch):
+    """500 groups of four kinds: the same interval as when each is drawn by itself."""
+    draw = np.random.default_rng(4)
+    right = draw.binomial(3, 0.4, 500)
+    groups = [str(i // 3) for i in range(1500)]
+    a = np.concatenate([np.arange(3) < k for k in right]).astype(float)
+    apart = st.estimate(numbers(a, groups=groups))
+    monkeypatch.setattr(st, "MANY", 4)
+    together = st.estimate(numbers(a, groups=groups))
+    assert together.method == apart.method == "bootstrap over groups"
+    assert (together.low, together.high) == pytest.approx((apart.low, apart.high), abs=0.002)
 
 
 def test_equal_models_are_seldom_called_different(monkeypatch):

@@ -6,6 +6,7 @@ are not independent, so that groups are what is resampled.
 
     estimate(numbers)            value and 95 % interval of one model
     compare(ours, baseline)      difference, interval and p of two models on the same samples
+    compare_apart(ours, theirs)  the same, where the samples are others
     holm([p, …])                 the p of several benchmarks, looked at together
     verdict(comparison, …)       better, worse, unresolved
 
@@ -15,7 +16,7 @@ Everything is deterministic: draws have a fixed seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
@@ -32,9 +33,13 @@ E = TypeVar("E", "Estimate", "Comparison")
 LEVEL = 0.95
 REPLICATES = 10_000
 SEED = 20_230_728
+MANY = 1_000
+"""groups above which those that are alike are drawn together, and figures of unlike ones taken as linear"""
 _NORMAL = NormalDist()
 _CHUNK = 4_000_000
 """most draws held in memory at a time"""
+_NEARLY_NORMAL = 100_000
+"""degrees of freedom from which on t is taken as normal; the probability differs by less than 1e-5"""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,9 @@ class Comparison:
 def estimate(numbers: Numbers) -> Estimate:
     """Value and interval: Wilson for proportions, t for means, the cluster bootstrap for everything else.
 
+    Of more than MANY groups that are not alike, t over linearised groups takes the bootstrap's place, which
+    would say the same after seconds.
+
     Samples that are all of one group get an interval within it, which says nothing about other groups. No
     figure is below 0.
     """
@@ -115,7 +123,7 @@ def estimate(numbers: Numbers) -> Estimate:
     low: float | None = None
     high: float | None = None
     mean = not numbers.exp and bool((numbers.b == 1).all())
-    shares = mean and bool(np.isin(numbers.a, (0.0, 1.0)).all())
+    shares = not numbers.exp and _shares(numbers)
     if shares and numbers.independent and n:
         method = "Wilson"
         low, high = wilson(int(numbers.a.sum()), n)
@@ -128,10 +136,14 @@ def estimate(numbers: Numbers) -> Estimate:
         low, high = t_interval(numbers.a)
         low = max(0.0, low)
     elif groups > 1:
-        method = "bootstrap over groups"
-        sums = numbers.grouped()
-        draws = np.concatenate([numbers.of(*(w @ sums).T) for w in _resamples(groups)])
-        low, high = _expanded_percentiles(draws, groups)
+        sums, counts = _alike(numbers.grouped())
+        if len(sums) > MANY:
+            method = "t over groups"
+            half = t_quantile(LEVEL, groups - 1) * _standard_error(influence(numbers))
+            low, high = max(0.0, value - half), value + half
+        else:
+            method = "bootstrap over groups"
+            low, high = _expanded_percentiles(_draws(lambda x: numbers.of(*x.T), sums, counts), groups)
     else:
         method = "too few groups"
     return Estimate(value, low, high, n, groups, method)
@@ -140,8 +152,8 @@ def estimate(numbers: Numbers) -> Estimate:
 def compare(ours: Numbers, baseline: Numbers) -> Comparison:
     """Paired difference of two models; both hold the same samples in the same order.
 
-    The interval is the paired cluster bootstrap's; p is McNemar's exact one for independent right/wrong
-    samples, else the bootstrap's.
+    The interval is the paired cluster bootstrap's, or t's over linearised groups as in `estimate`; p is
+    McNemar's exact one for independent right/wrong samples, else the interval's.
     """
     assert list(ours.groups) == list(baseline.groups), "samples are not paired"
     n, groups = len(ours.groups), len(set(ours.groups))
@@ -150,19 +162,67 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
         return _within(compare(ours.split(), baseline.split()))
     if groups < 2:
         return Comparison(delta, None, None, None, None, n, groups, "too few groups")
-    sums = np.hstack([ours.grouped(), baseline.grouped()])
-    draws = np.concatenate([_difference(ours, w @ sums) for w in _resamples(groups)])
-    low, high = _expanded_percentiles(draws, groups)
-    method, p = "paired bootstrap over groups", _bootstrap_p(draws, groups)
-    pair = np.stack([ours.a, baseline.a])
-    if ours.independent and not ours.exp and bool(np.isin(pair, (0.0, 1.0)).all()):
-        won, lost = int((pair[0] > pair[1]).sum()), int((pair[0] < pair[1]).sum())
+    sums, counts = _alike(np.hstack([ours.grouped(), baseline.grouped()]))
+    if len(sums) > MANY:
+        low, high, p, se = _t_test(delta, _standard_error(influence(ours) - influence(baseline)), groups - 1)
+        method, resolvable = "paired t over groups", True
+    else:
+        draws = _draws(lambda x: ours.of(*x[:, :2].T) - ours.of(*x[:, 2:].T), sums, counts)
+        low, high = _expanded_percentiles(draws, groups)
+        method, p = "paired bootstrap over groups", _bootstrap_p(draws, groups)
+        se = float(draws.std(ddof=1)) if draws.any() else 0.0
+        resolvable = _bootstrap_p(np.ones(len(draws)), groups) <= 1 - LEVEL
+    if ours.independent and not ours.exp and _shares(ours) and _shares(baseline):
+        won, lost = int((ours.a > baseline.a).sum()), int((ours.a < baseline.a).sum())
         method, p = "McNemar exact", mcnemar(won, lost)
-    resolvable = _bootstrap_p(np.ones(len(draws)), groups) <= 1 - LEVEL
-    detectable = minimum_detectable(float(draws.std(ddof=1))) if resolvable else None
-    if not draws.any():
-        method, detectable = "no group differs", None
+    detectable = minimum_detectable(se) if resolvable and se else None
+    if not se:
+        method = "no group differs"
     return Comparison(delta, low, high, p, detectable, n, groups, method)
+
+
+def compare_apart(ours: Numbers, theirs: Numbers) -> Comparison:
+    """Difference of two models on samples that are not the same; n and groups count both sides.
+
+    Fisher's exact test and Newcombe's interval for independent right/wrong samples; else Welch's t over
+    groups.
+    """
+    n = len(ours.groups) + len(theirs.groups)
+    sides = [side.split() if len(set(side.groups)) == 1 else side for side in (ours, theirs)]
+    groups = sum(len(set(side.groups)) for side in sides)
+    delta = ours.value() - theirs.value()
+    if min(len(side.groups) for side in sides) < 2:
+        return Comparison(delta, None, None, None, None, n, groups, "too few groups")
+    ses = [_standard_error(influence(side)) for side in sides]
+    detectable = minimum_detectable(math.hypot(*ses)) if any(ses) else None
+    if all(side.independent and not side.exp and _shares(side) for side in sides):
+        (k, m), (other_k, other_m) = ((int(side.a.sum()), len(side.a)) for side in sides)
+        low, high = newcombe(k, m, other_k, other_m)
+        p = fisher(k, m, other_k, other_m)
+        return Comparison(delta, low, high, p, detectable, n, groups, "Fisher exact, not paired")
+    if not any(ses):
+        return Comparison(delta, None, None, None, None, n, groups, "no group differs")
+    sizes = [len(set(side.groups)) for side in sides]
+    welch = sum(se**2 for se in ses) ** 2 / sum(se**4 / (k - 1) for se, k in zip(ses, sizes, strict=True))
+    low, high, p, _ = _t_test(delta, math.hypot(*ses), max(1, math.floor(welch)))
+    return Comparison(delta, low, high, p, detectable, n, groups, "Welch's t over groups, not paired")
+
+
+def influence(numbers: Numbers) -> Floats:
+    """What each group adds to the figure's error, to first order [groups].
+
+    Of a mean: (group's sum − its size × mean) / n. The figure's standard error is the root of their sum of squares (Woodruff 1971).
+    """
+    a, b = numbers.grouped().T
+    ratio = a.sum() / b.sum()
+    slope = math.exp(ratio) if numbers.exp else 1.0
+    found: Floats = slope * (a - ratio * b) / b.sum()
+    return found
+
+
+def se_of_mean(ses: Sequence[float]) -> float:
+    """Standard error of the plain mean of k tasks that share no samples: √(Σ se²) / k."""
+    return math.hypot(*ses) / len(ses)
 
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -183,8 +243,30 @@ def t_interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
 def mcnemar(won: int, lost: int) -> float:
     """Exact two-sided p of McNemar's test: of the samples on which two models differ, who is right."""
     differing = won + lost
-    tail = sum(math.comb(differing, i) for i in range(min(won, lost) + 1))
+    ways = tail = 1
+    for i in range(min(won, lost)):
+        ways = ways * (differing - i) // (i + 1)
+        tail += ways
     return min(1.0, 2 * tail / (1 << differing))
+
+
+def fisher(k: int, n: int, other_k: int, other_n: int) -> float:
+    """Two-sided p of Fisher's exact test: k of n right against other_k of other_n."""
+    right = k + other_k
+    first, last = max(0, right - other_n), min(n, right)
+    logs = [_log_ways(n, i) + _log_ways(other_n, right - i) for i in range(first, last + 1)]
+    chances = np.exp(np.array(logs) - max(logs))
+    as_rare = chances <= chances[k - first] * (1 + 1e-7)
+    return min(1.0, float(chances[as_rare].sum() / chances.sum()))
+
+
+def newcombe(k: int, n: int, other_k: int, other_n: int) -> tuple[float, float]:
+    """Interval of the difference of two proportions (Newcombe 1998, method 10), from Wilson's of each."""
+    share, other = k / n, other_k / other_n
+    (low, high), (other_low, other_high) = wilson(k, n), wilson(other_k, other_n)
+    below = math.hypot(share - low, other_high - other)
+    above = math.hypot(high - share, other - other_low)
+    return share - other - below, share - other + above
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -225,6 +307,8 @@ def t_quantile(level: float, freedom: int) -> float:
 
 def t_within(t: float, freedom: int) -> float:
     """P(|T| < t) for whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    if freedom > _NEARLY_NORMAL:
+        return math.erf(t / math.sqrt(2))
     angle = math.atan(t / math.sqrt(freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2
@@ -242,19 +326,49 @@ def _within(found: E) -> E:
     return replace(found, groups=1, method=f"{found.method}, within one group")
 
 
-def _difference(numbers: Numbers, sums: Floats) -> Floats:
-    """Ours minus baseline from resampled sums [draws, 4]."""
-    a, b, base_a, base_b = sums.T
-    return numbers.of(a, b) - numbers.of(base_a, base_b)
+def _log_ways(n: int, k: int) -> float:
+    """Logarithm of the ways to choose k of n."""
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def _resamples(groups: int) -> Iterator[Floats]:
-    """How often each group is drawn, in chunks of [draws, groups]; REPLICATES draws in all."""
+def _shares(numbers: Numbers) -> bool:
+    """Whether the samples are right or wrong."""
+    return bool((numbers.b == 1).all() and np.isin(numbers.a, (0.0, 1.0)).all())
+
+
+def _alike(sums: Floats) -> tuple[Floats, Floats]:
+    """Rows [distinct, k] and how many groups each stands for; of few groups every one stands for itself."""
+    if len(sums) <= MANY:
+        return sums, np.ones(len(sums))
+    rows, counts = np.unique(sums, axis=0, return_counts=True)
+    return rows, counts.astype(np.float64)
+
+
+def _draws(figure: Callable[[Floats], Floats], sums: Floats, counts: Floats) -> Floats:
+    """The figure of every resample; figure: sums [draws, k] ──▶ [draws]."""
+    return np.concatenate([figure(weights @ sums) for weights in _resamples(counts)])
+
+
+def _resamples(counts: Floats) -> Iterator[Floats]:
+    """How often rows are drawn that stand for `counts` groups: chunks of [draws, rows], REPLICATES in all."""
     random = np.random.default_rng(SEED)
-    size = max(1, _CHUNK // groups)
+    groups, size = int(counts.sum()), max(1, _CHUNK // len(counts))
     for start in range(0, REPLICATES, size):
         count = min(size, REPLICATES - start)
-        yield random.multinomial(groups, np.full(groups, 1 / groups), size=count).astype(np.float64)
+        yield random.multinomial(groups, counts / groups, size=count).astype(np.float64)
+
+
+def _standard_error(influences: Floats) -> float:
+    """Of a figure, from its groups' influences, with the correction for few groups."""
+    groups = len(influences)
+    return math.sqrt(groups / (groups - 1) * float((influences**2).sum()))
+
+
+def _t_test(delta: float, se: float, freedom: int) -> tuple[float, float, float, float]:
+    """Interval, p and the standard error again."""
+    half = t_quantile(LEVEL, freedom) * se
+    p = max(0.0, 1 - t_within(abs(delta) / se, freedom)) if se else 1.0
+    return delta - half, delta + half, p, se
 
 
 def _expanded_percentiles(draws: Floats, groups: int) -> tuple[float, float]:
