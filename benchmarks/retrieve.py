@@ -4,9 +4,9 @@
 
 Generated passages of 80 to 120 words and queries of 9, drawn by Zipf's law from 500,000 words, the most
 frequent of which are English function words. Ours takes the passages into a collection on disk, indexes it,
-and asks for the best of each query. bm25s tokenises, indexes and asks as its documentation does, all in memory
-(`pip install bm25s orjson` in an environment of its own; left out where --peer is not given). The floor parses
-the file and writes it again.
+and asks for the best of each query. bm25s tokenises, indexes and asks as its documentation does, all in
+memory (`pip install bm25s orjson` in an environment of its own; left out where --peer is not given). The
+floor parses the file and writes it again.
 
 Seconds of wall clock and of CPU, each also as a multiple of the floor's; passages per CPU second; the largest
 resident memory, pages of mapped files included; then seconds of CPU for each part, queries per CPU second,
