@@ -39,6 +39,20 @@ FAMILIES = {
     "phi": {},
     "gpt_neox": {},
     "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "falcon": {},
+    "falcon-grouped": {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+    "llama-3": {
+        "num_key_value_heads": 2,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
 }
 
 

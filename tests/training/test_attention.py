@@ -7,6 +7,7 @@ import torch
 from forked import FAMILIES, VOCABULARY, family_config
 from transformers import AutoModelForCausalLM
 
+import stillroom.training.falcon  # noqa: F401  (registers its attention)
 from stillroom.errors import TrainingError
 from stillroom.training.attention import NAME, packed_attention
 

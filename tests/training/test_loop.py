@@ -2,6 +2,7 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
 
+from stillroom.training.loop import SCALE_STEPS, Progress, next_scale
 from stillroom.training.rows import rows_of_step
 
 COLUMNS = ("step", "tokens", "loss", "validation_loss", "lr", "grad_norm")
@@ -95,6 +97,14 @@ def test_bfloat16_arithmetic_follows_the_plain_loop_and_keeps_float32_weights(tr
     assert {w.dtype for w in weights(work).values()} == {torch.float32}
 
 
+def test_float16_arithmetic_scales_its_loss_and_follows_the_plain_loop(trained, plain):
+    work = trained("run", precision="float16")
+    steps = curve(work)
+    assert [s["loss"] for s in steps] == pytest.approx(plain[0], rel=2e-3)
+    assert [s["grad_norm"] for s in steps] == pytest.approx(plain[1], rel=2e-2)
+    assert {w.dtype for w in weights(work).values()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("world", "settings"), [(2, {}), (1, {"adapter": "lora", "lora": {"r": 2, "dropout": 0.2}})]
 )
@@ -154,3 +164,17 @@ def test_the_probe_is_what_transformers_computes(trained, base):
     model = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
         torch.testing.assert_close(probe["logits"], model(input_ids=probe["input_ids"][None]).logits[0])
+
+
+@pytest.mark.parametrize(
+    ("scale", "unbroken", "norm", "after"),
+    [
+        (65536.0, 5, math.inf, (32768.0, 0)),
+        (65536.0, 5, 1.0, (65536.0, 6)),
+        (65536.0, SCALE_STEPS - 1, 1.0, (131072.0, 0)),
+        (1.0, SCALE_STEPS - 1, 1.0, (1.0, SCALE_STEPS)),
+    ],
+)
+def test_the_scale_halves_at_an_overflow_and_doubles_after_many_steps_without(scale, unbroken, norm, after):
+    run = SimpleNamespace(progress=Progress(scale=scale, unbroken=unbroken))
+    assert next_scale(run, norm) == after

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ from stillroom.errors import InputError, TrainingError
 from stillroom.progress import track
 from stillroom.training import checkpoint
 from stillroom.training.model import PackedModel, load, precision, read_config
+from stillroom.training.offload import offloaded
 from stillroom.training.optimizer import adamw, learning_rate
 from stillroom.training.recipe import ELASTIC, Recipe
 from stillroom.training.rows import MicroBatch, PackedRows, rewrite, rows_of_step, share
 
 CURVE = "step,tokens,loss,validation_loss,lr,grad_norm\n"
+SCALE, SCALE_STEPS = 2.0**16, 2000
+"""of the loss in float16 at first; steps without an overflow after which it doubles"""
 PROBE_TOKENS = 32
 """length of the text whose logits go with the checkpoint, for conversion to compare with"""
 
@@ -63,6 +66,10 @@ class Progress:
     step: int = 0
     tokens: int = 0
     loss_tokens: int = 0
+    scale: float = 1.0
+    """of the loss, so that float16 gradients do not vanish"""
+    unbroken: int = 0
+    """steps since it was changed"""
 
 
 Show = Callable[[Progress, str], None]
@@ -137,6 +144,8 @@ def prepare(job: Job, device: torch.device, stop: Callable[[], bool]) -> Run:
         raise InputError("there are no rows to train on", where=str(job.packed / "train.parquet"))
     model = load(job.base, config, job.recipe, device)
     run = Run(job, info, model, adamw(model, job.recipe), rows[0], rows[1], device, stop)
+    if precision(job.recipe, device) == "float16":
+        run.progress.scale = SCALE
     if (last := checkpoint.latest(job.work)) is not None:
         checkpoint.load(last, model.lm, run.optimizer)
         run.progress = Progress(**read_json(last / "progress.json"))
@@ -157,13 +166,17 @@ def step(run: Run, show: Show) -> bool:
     together = torch.stack([loss_sum, torch.full_like(loss_sum, run.stop())])
     dist.all_reduce(together)
     value, stopped = together[0].item() / max(1, targets), bool(together[1])
-    _require_finite(value, norm, number + 1, rate)
-    run.optimizer.step()
+    scale, unbroken = next_scale(run, norm)
+    if scale >= run.progress.scale:
+        _require_finite(value, norm, number + 1, rate)
+        run.optimizer.step()
     run.optimizer.zero_grad()
     run.progress = Progress(
         number + 1,
         run.progress.tokens + int(run.train.tokens[rows].sum()),
         run.progress.loss_tokens + targets,
+        scale,
+        unbroken,
     )
     due = run.progress.step % recipe.validate_every == 0 or run.progress.step == run.steps
     validated = validate(run) if due else None
@@ -173,13 +186,14 @@ def step(run: Run, show: Show) -> bool:
 
 def _gradients(run: Run, rows: list[int], targets: int) -> torch.Tensor:
     """Add up the gradient of the step's mean loss; return this process's Σ cross-entropy (float64)."""
-    scale = dist.get_world_size() / max(1, targets)  # FSDP averages over processes
+    scale = run.progress.scale * dist.get_world_size() / max(1, targets)  # FSDP averages over processes
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     for index, batch in enumerate(_micro_batches(run, run.train, rows)):
         _seed_dropout(run.recipe.seed, run.progress.step, dist.get_rank(), index)
-        loss = run.model(batch)
-        (loss * scale).backward()
-        total += loss.detach()
+        with offloaded() if run.recipe.offload_activations else nullcontext():
+            losses = run.model(batch)
+        (losses.sum() * scale).backward()
+        total += losses[0].detach()
     return total
 
 
@@ -199,8 +213,24 @@ def _seed_dropout(*at: int) -> None:
 def _clip(run: Run) -> float:
     """Scale the gradient down to the recipe's largest norm; return the norm that it had."""
     trained = [p for p in run.model.parameters() if p.requires_grad]
+    if run.progress.scale != 1:
+        for parameter in trained:
+            assert parameter.grad is not None
+            parameter.grad /= run.progress.scale
     norm: Any = torch.nn.utils.clip_grad_norm_(trained, run.recipe.clip)
     return float(norm.full_tensor())
+
+
+def next_scale(run: Run, norm: float) -> tuple[float, int]:
+    """The scale of the next step's loss, and the steps since it was changed. Only float16 has one.
+
+    It falls by half at a step whose gradient overflows, which is then left out, and doubles after many that
+    do not (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2).
+    """
+    scale, unbroken = run.progress.scale, run.progress.unbroken + 1
+    if scale == 1 or (math.isfinite(norm) and unbroken < SCALE_STEPS):
+        return scale, unbroken
+    return (scale * 2, 0) if math.isfinite(norm) else (scale / 2, 0)
 
 
 def _require_finite(loss: float, norm: float, number: int, rate: float) -> None:
@@ -223,7 +253,7 @@ def validate(run: Run) -> float | None:
     run.model.eval()
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     for batch in _micro_batches(run, run.validation, list(range(len(run.validation)))):
-        total += run.model(batch)
+        total += run.model(batch)[0]
     run.model.train()
     dist.all_reduce(total)
     return float(total) / targets

@@ -21,24 +21,27 @@ from transformers.utils import logging as transformers_logging
 
 from stillroom.errors import ModelError, ParamsError, TrainingError
 from stillroom.training.attention import NAME
-from stillroom.training.loss import summed_cross_entropy
+from stillroom.training.loss import summed_losses
 from stillroom.training.recipe import Recipe, Rope
 from stillroom.training.rows import MicroBatch
 
+NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""16-bit types of the arithmetic"""
+
 
 class PackedModel(nn.Module):
-    """A causal language model on packed rows: its forward pass gives the summed loss, or logits.
+    """A causal language model on packed rows: its forward pass gives the summed losses, or logits.
 
     Head and loss run inside this forward pass, since FSDP has the head's weights whole only there.
     """
 
-    def __init__(self, lm: Any, loss_chunk: int) -> None:
+    def __init__(self, lm: Any, recipe: Recipe) -> None:
         super().__init__()
         self.lm = lm
-        self._chunk = loss_chunk
+        self._chunk, self._z_loss = recipe.loss_chunk, recipe.z_loss
 
     def forward(self, batch: MicroBatch, *, logits: bool = False) -> torch.Tensor:
-        """Σ cross-entropy in nats (float32 scalar), or with logits=True the logits (T, vocabulary)."""
+        """See `summed_losses`; with logits=True the logits (T, vocabulary)."""
         lengths = batch.cu_seqlens.diff()
         hidden = self.lm.base_model(
             input_ids=batch.input_ids,
@@ -51,7 +54,7 @@ class PackedModel(nn.Module):
         if logits:
             result: torch.Tensor = head(hidden).float()
             return result
-        return summed_cross_entropy(hidden, head, batch.labels, self._chunk)
+        return summed_losses(hidden, head, batch.labels, self._chunk, self._z_loss)
 
 
 def read_config(base: Path, rope: Rope | None, context: int) -> PretrainedConfig:
@@ -66,6 +69,8 @@ def read_config(base: Path, rope: Rope | None, context: int) -> PretrainedConfig
         raise ModelError(
             f"not a model folder: {first}", where=str(base), hint="run the stage `models`"
         ) from None
+    if config.model_type == "falcon":
+        from stillroom.training import falcon as falcon  # registers its attention
     if rope is not None:
         stretch(config, rope)
     if context > config.max_position_embeddings:
@@ -110,7 +115,7 @@ def load(base: Path, config: PretrainedConfig, recipe: Recipe, device: torch.dev
     whole = _with_adapter(_read(base, config), recipe) if dist.get_rank() == 0 else None
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=NAME)
-        model = PackedModel(_with_adapter(lm, recipe), recipe.loss_chunk)
+        model = PackedModel(_with_adapter(lm, recipe), recipe)
     _shard(model, mesh, recipe, device)
     model.to_empty(device=device)
     lm.tie_weights()
@@ -160,9 +165,11 @@ def _with_adapter(lm: Any, recipe: Recipe) -> Any:
 def _shard(model: PackedModel, mesh: DeviceMesh, recipe: Recipe, device: torch.device) -> None:
     """A shard group per layer, one for untied embeddings, and the rest (norm, head) with the root."""
     lm = model.lm
-    narrow = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    policy = narrow if precision(recipe, device) == "bfloat16" else MixedPrecisionPolicy()
+    narrow = NARROW.get(precision(recipe, device))
+    policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32 if narrow else None)
     for layer in (m for m in lm.modules() if type(m).__name__ in set(lm._no_split_modules)):
+        if recipe.compile:
+            layer.compile()
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     if not lm.config.tie_word_embeddings:
         fully_shard(lm.get_input_embeddings(), mesh=mesh, mp_policy=policy)
@@ -170,7 +177,7 @@ def _shard(model: PackedModel, mesh: DeviceMesh, recipe: Recipe, device: torch.d
 
 
 def precision(recipe: Recipe, device: torch.device) -> str:
-    """The type of the arithmetic: float32 or bfloat16."""
+    """The type of the arithmetic: float32, bfloat16 or float16."""
     if recipe.precision == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return recipe.precision
@@ -213,7 +220,7 @@ def _quantised(
         device_map={"": device},
     )
     lm = prepare_model_for_kbit_training(lm, use_gradient_checkpointing=False)
-    model = PackedModel(_with_adapter(lm, recipe), recipe.loss_chunk)
+    model = PackedModel(_with_adapter(lm, recipe), recipe)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

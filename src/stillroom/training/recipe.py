@@ -5,13 +5,13 @@ Nothing heavy is imported here, so that the command line can validate a recipe w
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from stillroom.params import Block, Settings
 
-ELASTIC = {"processes", "checkpoint_every", "keep_checkpoints"}
+ELASTIC = {"processes", "checkpoint_every", "keep_checkpoints", "offload_activations", "trackers"}
 """settings that may change before an interrupted run goes on: none changes what is learned"""
 
 
@@ -40,13 +40,13 @@ class Rope(Settings):
 class Recipe(Block):
     """How a base model is trained on packed rows."""
 
-    common_keys = ("seed",)
+    common_keys: ClassVar[tuple[str, ...]] = ("seed",)
 
     seed: int = 42
     """of the data order, of new adapter weights and of dropout"""
     processes: Literal["auto"] | int = "auto"
     """one per GPU; auto is the GPUs visible, or 2 on a machine without; never changes what is learned"""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """of the arithmetic; weights and their updates stay float32; auto is bfloat16 on GPUs, else float32"""
     adapter: Literal["none", "lora", "qlora"] = "none"
     """none trains every weight; qlora holds the base in 4 bits (nf4, needs bitsandbytes and GPUs)"""
@@ -74,8 +74,14 @@ class Recipe(Block):
     """AdamW's decay of the first and second moment"""
     clip: float = Field(1.0, gt=0)
     """largest norm of the gradient"""
+    z_loss: float = Field(0.0, ge=0)
+    """weight of log²Σexp(logits) beside the loss, which keeps logits small; 1e-4 where it is used at all"""
     checkpoint_activations: bool = False
     """compute each layer again in the backward pass: a third slower, far less memory"""
+    offload_activations: bool = False
+    """keep what the backward pass needs in the host's memory; with checkpoint_activations that is little"""
+    compile: bool = False
+    """compile each layer (torch.compile): minutes at the start, faster steps"""
     loss_chunk: int = Field(1024, ge=1)
     """positions whose logits exist at one time"""
     validate_every: int = Field(100, ge=1)
@@ -84,6 +90,8 @@ class Recipe(Block):
     """steps between two checkpoints, from which an interrupted run goes on"""
     keep_checkpoints: int = Field(2, ge=1)
     """how many of them stay on disk while training"""
+    trackers: list[Literal["tensorboard", "wandb", "trackio", "dvclive", "mlflow"]] = []
+    """where loss, speed and memory go live, beside logs/train.jsonl; each needs its package"""
 
     @model_validator(mode="after")
     def _processes_are_positive(self) -> Recipe:
