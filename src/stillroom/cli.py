@@ -141,9 +141,17 @@ def pack() -> None:
 
 
 @app.command()
-def train() -> None:
+def train(
+    cancel: Annotated[bool, typer.Option("--cancel", help="End the job of `train.backend: api`.")] = False,
+) -> None:
     """The base model on the packed rows."""
-    run_stage("train")
+    if not cancel:
+        run_stage("train")
+        return
+    from stillroom import params
+    from stillroom.stages import train as stage
+
+    stage.cancel(stage.Paths(), params.load("train", stage.Params))
 
 
 @app.command()
@@ -155,7 +163,7 @@ def convert() -> None:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="a folder under models/: base, tuned, …")],
-    benchmark: Annotated[str, typer.Argument(help="pg19, booksum, mqa, raft")],
+    benchmark: Annotated[str, typer.Argument(help="pg19, booksum, mqa, alpaca_eval, raft")],
 ) -> None:
     """One model on one benchmark."""
     run_stage("evaluate", model, benchmark)

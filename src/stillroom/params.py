@@ -89,6 +89,17 @@ class Batching(Settings):
     """between two looks at a batch"""
 
 
+class Address(Settings):
+    """Where a model other than the teacher is asked."""
+
+    base_url: str
+    """an OpenAI-compatible API"""
+    api_key_env: str = "JUDGE_API_KEY"
+    """environment variable that holds its key: the teacher's is not sent there"""
+    api_key_file: str | None = None
+    """file that holds the key, used where the variable is not set; outside the checkout"""
+
+
 class Endpoint(Settings):
     """How the teacher is reached, how fast it is asked, and what it may cost. Changes no answer."""
 
@@ -120,6 +131,12 @@ class Endpoint(Settings):
     """most that a run of a stage may spend, in the prices' currency; it stops before, all kept"""
     batch: Batching = Batching()
     """settings of `backend: batch`"""
+    judge: Address | None = None
+    """where the judges of `evaluate` are asked, within the same limits; null: where the teacher is"""
+
+    def of_judges(self) -> Endpoint:
+        """The endpoint that `evaluate` asks."""
+        return self.model_copy(update=dict(self.judge)) if self.judge else self
 
 
 class Common(Settings):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from stillroom.benchmarks.alpaca_eval import AlpacaEval
 from stillroom.benchmarks.base import Benchmark
 from stillroom.benchmarks.booksum import BookSum
 from stillroom.benchmarks.mqa import Mqa
 from stillroom.benchmarks.pg19 import Pg19
 from stillroom.benchmarks.raft import Raft
 
-BENCHMARKS: dict[str, type[Benchmark]] = {b.name: b for b in (Pg19, BookSum, Mqa, Raft)}
+BENCHMARKS: dict[str, type[Benchmark]] = {b.name: b for b in (Pg19, BookSum, Mqa, AlpacaEval, Raft)}
 """by name, in the order of the report"""

@@ -126,6 +126,10 @@ class Benchmark(Settings):
         """Further figures of the metrics file."""
         return {}
 
+    def export(self, folder: Path, data: Path, samples: Sequence[Sample], model: str) -> None:
+        """Write the samples as other tools do, into an empty folder; most benchmarks write nothing."""
+        return
+
 
 class Questions(Benchmark):
     """A benchmark that asks: eval.jsonl ──▶ prompts ──▶ greedy answers ──▶ scores."""
@@ -134,6 +138,10 @@ class Questions(Benchmark):
     """most questions, drawn by the seed; null asks all"""
     max_tokens: Annotated[int, Field(ge=1)] = 512
     """most tokens of an answer"""
+
+    def records(self, data: Path) -> list[Conversation]:
+        """The questions of the benchmark's folder, the last message of each the reference answer."""
+        return read_set(data)
 
     @abstractmethod
     def gold(self, record: Conversation) -> list[str]:
@@ -153,7 +161,7 @@ class Questions(Benchmark):
 
     def run(self, data: Path, subject: Subject) -> list[Sample]:
         """Ask every chosen question, greedily; what does not fit the model is counted as skipped."""
-        records = self.chosen(read_set(data), subject.seed)
+        records = self.chosen(self.records(data), subject.seed)
         if not records:
             return []
         asked = [record for record in records if self.gold(record)]

@@ -1,8 +1,12 @@
 """One model on one benchmark.
 
-models/MODEL, data/benchmarks/BENCHMARK ──▶ evaluate ──▶ samples, label, metrics
+models/MODEL, data/benchmarks/BENCHMARK ──▶ evaluate ──▶ samples, label, metrics, and a folder of more files
 
     stillroom evaluate tuned mqa
+
+A benchmark may have its answers judged by another model, which is asked as a teacher is: through the response
+cache, within `endpoint`'s limits and cap. The folder holds a snapshot of what the judge said, and the samples
+as other tools write them; for most benchmarks it is empty.
 
 Only the block of that benchmark is used. The label says what a figure was made of: hashes of the model and
 of the benchmark's files, the settings, the version of this package.
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,16 +24,22 @@ from pydantic import Field
 
 import stillroom
 from stillroom import chat_format
-from stillroom.artifacts import sha256, write_json, write_jsonl
+from stillroom.artifacts import atomic_directory, sha256, write_json, write_jsonl
 from stillroom.benchmarks import BENCHMARKS
+from stillroom.benchmarks.alpaca_eval import AlpacaEval
 from stillroom.benchmarks.base import Benchmark, Sample, Subject
 from stillroom.benchmarks.booksum import BookSum
+from stillroom.benchmarks.judge import Judged
 from stillroom.benchmarks.mqa import Mqa
 from stillroom.benchmarks.pg19 import Pg19
 from stillroom.benchmarks.raft import Raft
 from stillroom.errors import InputError, ParamsError
-from stillroom.params import Block
+from stillroom.params import Block, Endpoint
+from stillroom.teacher import snapshot
+from stillroom.teacher.cache import Cache
+from stillroom.teacher.client import Asker
 
+ANSWERS = "judge-answers.parquet"
 DIGITS = 6
 """of the figures: more would only show how sums were ordered"""
 
@@ -37,13 +48,21 @@ class Params(Block):
     """What is examined, and how."""
 
     common_keys = ("seed", "chat_format")
+    shared_blocks = ("endpoint",)
 
     seed: int
     chat_format: str
+    endpoint: Endpoint = Endpoint()
+    """how a judge is reached"""
     models: list[str] = ["base", "tuned"]
     """folders under models/"""
-    benchmarks: list[Literal["pg19", "booksum", "mqa", "raft"]] = ["pg19", "booksum", "mqa", "raft"]
-    """what they are examined on"""
+    benchmarks: list[Literal["pg19", "booksum", "mqa", "alpaca_eval", "raft"]] = [
+        "pg19",
+        "booksum",
+        "mqa",
+        "raft",
+    ]
+    """what they are examined on: pg19, booksum, mqa, alpaca_eval (needs a judge), raft"""
     batch_tokens: Annotated[int, Field(ge=1)] = 65536
     """most tokens of a batch, prompts and answers together"""
     pg19: Pg19 = Pg19()
@@ -52,6 +71,8 @@ class Params(Block):
     """chapter summaries"""
     mqa: Mqa = Mqa()
     """questions over many documents"""
+    alpaca_eval: AlpacaEval = AlpacaEval()
+    """instructions, answered against a reference"""
     raft: Raft = Raft()
     """questions about the user's own documents"""
 
@@ -84,25 +105,59 @@ class Paths:
         return Path("reports/samples", self.model, f"{self.benchmark}.label.json")
 
     @property
+    def files(self) -> Path:
+        """The judge's answers, and the samples as other tools write them."""
+        return Path("reports/samples", self.model, self.benchmark)
+
+    @property
     def metrics(self) -> Path:
         """The figures."""
         return Path("reports/metrics/evaluate", self.model, f"{self.benchmark}.json")
 
 
 def run(paths: Paths, params: Params) -> None:
-    """Examine one model on one benchmark. Raises ParamsError for a benchmark that is not known."""
+    """Examine one model on one benchmark.
+
+    Raises ParamsError for a benchmark that is not known or lacks its judge, EndpointError where the judge
+    cannot be asked; what it has said stays in the response cache.
+    """
     if paths.benchmark not in BENCHMARKS:
         known = ", ".join(BENCHMARKS)
         raise ParamsError(f"no benchmark {paths.benchmark!r}", where="evaluate", hint=f"known: {known}")
     if not paths.folder.is_dir():
         raise InputError("no such model folder", where=str(paths.folder), hint="run convert or models first")
     benchmark: Benchmark = getattr(params, paths.benchmark)
+    if isinstance(benchmark, Judged):
+        benchmark.ready(params.endpoint)
     chat = chat_format.get(params.chat_format)
     subject = Subject(paths.folder, chat, params.batch_tokens, params.seed)
     samples = sorted(benchmark.run(paths.data, subject), key=lambda s: s.id)
+    with atomic_directory(paths.files) as files:
+        if isinstance(benchmark, Judged) and benchmark.judge and samples:
+            samples = judged(benchmark, samples, paths, params, files / ANSWERS)
+        if samples:
+            benchmark.export(files, paths.data, samples, paths.model)
     write_jsonl(paths.samples, samples)
     write_json(paths.label, label(paths, benchmark, params))
     write_json(paths.metrics, metrics(benchmark, samples))
+
+
+def judged(
+    benchmark: Judged, samples: Sequence[Sample], paths: Paths, params: Params, answers: Path
+) -> list[Sample]:
+    """Have the judge say what it makes of every sample; write a snapshot of its answers to `answers`."""
+    assert benchmark.judge is not None
+    found: dict[int, Sample] = {}
+    chat = chat_format.get(params.chat_format)
+    title = f"evaluate {paths.model} {benchmark.name}: judge"
+    with Cache() as cache:
+        snapshot.restore(paths.files / ANSWERS, cache)
+        teacher, endpoint = benchmark.judge.teacher, params.endpoint.of_judges()
+        with Asker(teacher, endpoint, paths.folder, chat, cache, params.seed, title) as asker:
+            verdicts = partial(benchmark.verdicts, paths.data, samples, params.seed)
+            asker.run(verdicts, found.__setitem__, total=len(samples), unit="answers")
+        snapshot.write(answers, cache, asker.used())
+    return [found[index] for index in range(len(samples))]
 
 
 def metrics(benchmark: Benchmark, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -122,10 +177,12 @@ def metrics(benchmark: Benchmark, samples: Sequence[Sample]) -> dict[str, Any]:
 
 def label(paths: Paths, benchmark: Benchmark, params: Params) -> dict[str, Any]:
     """What the figures were made of."""
+    judge = benchmark.judge if isinstance(benchmark, Judged) else None
     return {
         "stillroom": stillroom.__version__,
         "model": folder_sha256(paths.folder),
         "data": folder_sha256(paths.data),
+        **({"judge_prompt": judge.prompt_sha256} if judge else {}),
         "settings": {"seed": params.seed, "chat_format": params.chat_format, **benchmark.model_dump()},
     }
 

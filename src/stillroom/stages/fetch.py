@@ -1,7 +1,7 @@
 """Sources, as params.yaml names them, into data/raw: the only stage that touches the outside.
 
 files, URLs, hub repositories ──▶ fetch ──▶ data/raw/{conversations,chapters,questions,passages,documents}/,
-                                            data/benchmarks/pg19/
+                                            data/benchmarks/{pg19,alpaca_eval}/
 
     stillroom fetch
 
@@ -81,6 +81,8 @@ class Sources(Settings):
     """the document folder of `raft`"""
     pg19: list[Source] = []
     """whole books as plain text, for perplexity"""
+    alpaca_eval: list[Source] = []
+    """AlpacaEval's instructions with a reference model's outputs"""
 
 
 class Params(Block):
@@ -103,6 +105,7 @@ class Paths:
             "passages": Path("data/raw/passages"),
             "documents": Path("data/raw/documents"),
             "pg19": Path("data/benchmarks/pg19"),
+            "alpaca_eval": Path("data/benchmarks/alpaca_eval"),
         }
     )
 

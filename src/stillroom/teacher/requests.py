@@ -10,6 +10,11 @@ as a dialogue, a generator that yields requests, is sent their answers and retur
         first = yield Request((Message("user", "Name a river."),), sampling)
         second = yield Request((Message("user", f"Where is {first.text}?"),), sampling)
         return second.text
+
+A request may ask for the likeliest first tokens beside the answer. The row's text is then JSON that holds
+both, so that a snapshot, which holds no responses, holds them too:
+
+    {"text": "m", "first": {"m": -0.02, "M": -4.1}}      # token ──▶ log-probability
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import orjson
 
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.chat_format import ChatFormat
+from stillroom.errors import EndpointError
 from stillroom.params import Sampling, Teacher
 from stillroom.records import Message
 from stillroom.teacher.cache import Row
@@ -45,6 +51,8 @@ class Request:
     messages: tuple[Message, ...]
     sampling: Sampling
     sample: int = 0
+    first_tokens: int | None = None
+    """how many of the likeliest first tokens the endpoint is to name, with their log-probabilities"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,9 @@ def body(request: Request, teacher: Teacher, chat: ChatFormat, seed: int) -> dic
         "seed": seed + request.sample,
     }
     stop = list(sampling.stop)
+    if request.first_tokens is not None:
+        chat_form = {"logprobs": True, "top_logprobs": request.first_tokens}
+        sent |= chat_form if teacher.api == "chat" else {"logprobs": request.first_tokens}
     if teacher.api == "chat":
         sent["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
     else:
@@ -122,7 +133,8 @@ def body(request: Request, teacher: Teacher, chat: ChatFormat, seed: int) -> dic
 def answered(query: Query, response: bytes, headers: Mapping[str, str], **provenance: Any) -> Row:
     """The cache row of a completion; `provenance` holds endpoint, seconds, attempts.
 
-    Raises ValueError where the response is not an OpenAI-style completion.
+    Raises ValueError where the response is not an OpenAI-style completion, EndpointError where it lacks the
+    log-probabilities that were asked for.
     """
     try:
         document = orjson.loads(response)
@@ -130,10 +142,13 @@ def answered(query: Query, response: bytes, headers: Mapping[str, str], **proven
         content = choice["message"].pop("content") if "message" in choice else choice.pop("text")
         refusal = choice["message"].pop("refusal", None) if "message" in choice else None
         usage = document.get("usage") or {}
+        text = content or refusal or ""
+        if query.body.get("logprobs"):
+            text = canonical_json({"text": text, "first": _first_tokens(choice)}).decode()
         return Row(
             key=query.key,
             request=query.text,
-            text=content or refusal or "",
+            text=text,
             finish_reason=REFUSAL if refusal and not content else choice.get("finish_reason") or "unknown",
             prompt_tokens=usage.get("prompt_tokens") or 0,
             completion_tokens=usage.get("completion_tokens") or 0,
@@ -147,6 +162,28 @@ def answered(query: Query, response: bytes, headers: Mapping[str, str], **proven
         )
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not an OpenAI-style answer ({error!r})") from None
+
+
+def _first_tokens(choice: dict[str, Any]) -> dict[str, float]:
+    """The likeliest first tokens with their log-probabilities; none of an answer that was cut or refused.
+
+    Raises EndpointError where a usual answer has none.
+    """
+    found = choice.get("logprobs") or {}
+    if named := found.get("content"):
+        return {each["token"]: float(each["logprob"]) for each in named[0]["top_logprobs"]}
+    if given := found.get("top_logprobs"):
+        return {token: float(logprob) for token, logprob in given[0].items()}
+    if choice.get("finish_reason") in ("stop", "length"):
+        what = "the endpoint sends no log-probabilities, which the request asks for"
+        raise EndpointError(what, hint="ask a model that gives them, or for a verdict in words")
+    return {}
+
+
+def first_tokens(text: str) -> dict[str, float]:
+    """What the text of an answer says of its first token; nothing where the prompt did not fit."""
+    found: dict[str, float] = orjson.loads(text)["first"] if text else {}
+    return found
 
 
 def too_long(query: Query) -> Row:

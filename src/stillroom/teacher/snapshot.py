@@ -4,7 +4,8 @@ answers.parquet in DVC's cache (named by dvc.lock) ──▶ restore ──▶ r
 response cache ──▶ write ──▶ answers.parquet, a DVC out
 
 DVC deletes a stage's outs before it runs the stage, so the last snapshot is taken from DVC's own cache: after
-a clone and `dvc pull`, a changed stage asks only for what is new.
+a clone and `dvc pull`, a changed stage asks only for what is new. The snapshot may be a file of a folder that
+is the out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from stillroom.artifacts import read_json
 from stillroom.teacher.cache import Cache
 
 DVC_CACHE = Path(".dvc/cache/files/md5")
@@ -47,8 +49,17 @@ def _recorded_md5(path: Path, lock: Path) -> str | None:
         return None
     document = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
     stages = document.get("stages", {}).values()
-    outs = (out for stage in stages for out in stage.get("outs", ()))
-    return next((out.get("md5") for out in outs if out["path"] == path.as_posix()), None)
+    outs = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
+    if path.as_posix() in outs:
+        return outs[path.as_posix()]
+    return _in_folder(path.name, outs.get(path.parent.as_posix()))
+
+
+def _in_folder(name: str, md5: str | None) -> str | None:
+    """The content of a file directly in a folder of that content, where the folder is in DVC's cache."""
+    listing = _object(md5)
+    entries = read_json(listing) if listing else []
+    return next((entry["md5"] for entry in entries if entry["relpath"] == name), None)
 
 
 def _object(md5: str | None) -> Path | None:
