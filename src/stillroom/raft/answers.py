@@ -28,13 +28,13 @@ Fault = Literal["unfinished", "no_answer_tag", "empty_answer", "no_quote", "quot
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 """in the order in which they are looked for"""
 Fate = Literal["kept", "repaired", "retried", "rejected"]
-Asked = Literal["reject", "retry"]
-Mended = Literal["reject", "repair", "retry", "repair_or_retry"]
+Unmendable = Literal["reject", "retry"]
+Mendable = Literal["reject", "repair", "retry", "repair_or_retry"]
 GOOD = "good"
 
 QUOTE = re.compile(f"{re.escape(QUOTE_BEGIN)}(.*?){re.escape(QUOTE_END)}", re.DOTALL)
 MISSPELT = tuple(
-    (re.compile(rf"[#<\[{{*_]*\s*{word}[ _-]?quote\s*[#>\]}}*_]*|{tag}", re.IGNORECASE), mark)
+    (re.compile(rf"[#<\[{{*_]+\s*{word}[ _-]?quote\s*[#>\]}}*_]*|{tag}", re.IGNORECASE), mark)
     for word, tag, mark in (("begin", "<quote>", QUOTE_BEGIN), ("end", "</quote>", QUOTE_END))
 )
 """other spellings of the marks: `##Begin_Quote ##`, `<end_quote>`, `<quote>`"""
@@ -60,15 +60,15 @@ STATED = re.compile(
 class Policies(Settings):
     """What becomes of an answer with a fault; what cannot be repaired is rejected, or asked for again."""
 
-    unfinished: Asked = "reject"
+    unfinished: Unmendable = "reject"
     """cut, filtered or refused by the endpoint; retry asks with twice the tokens where it was cut"""
-    no_answer_tag: Mended = "repair"
+    no_answer_tag: Mendable = "repair"
     """no `<ANSWER>:`; repair: a last line such as `Final answer: …` gets it"""
-    empty_answer: Asked = "reject"
+    empty_answer: Unmendable = "reject"
     """nothing after the tag"""
-    no_quote: Mended = "repair"
+    no_quote: Mendable = "repair"
     """nothing between the marks; repair: misspelt ones, and what stands in quotation marks"""
-    quote_not_in_chunk: Mended = "repair"
+    quote_not_in_chunk: Mendable = "repair"
     """repair: it is there but for white space, case, dashes, quotation or Markdown marks"""
     retries: int = Field(default=1, ge=0)
     """most retries of a question, each the next sample; at temperature 0 it may say the same"""

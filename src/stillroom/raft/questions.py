@@ -62,7 +62,11 @@ class Listing:
 
 
 def listed(reply: str, most: int) -> Listing:
-    """The first `most` distinct questions of a reply, one a line or as JSON."""
+    """The first `most` distinct questions of a reply, one a line or as JSON.
+
+    >>> listed('1. **What is it?**\\n2. "8B or 70B?"', 5).questions
+    ('What is it?', '8B or 70B?')
+    """
     lines = [line.strip(BLANK) for line in _lines(reply)]
     items = [_item(line) for line in lines if line]
     numbers = {item.number for item in items if item.number is not None}
@@ -70,12 +74,15 @@ def listed(reply: str, most: int) -> Listing:
     chosen = marked if len(marked) > 1 else items  # beside a list, "Shall I go on?" is no item
     texts = [item.text if _counts(item.number, numbers) else item.numbered for item in chosen]
     asking = [text for text in texts if ASKING.search(text)]
-    distinct = list({sameness(text): text for text in reversed(asking)}.values())[::-1]
+    distinct: dict[str, str] = {}
+    for text in asking:
+        distinct.setdefault(sameness(text), text)
+    questions = tuple(distinct.values())
     return Listing(
-        tuple(distinct[:most]),
-        len(items) - len(asking),
-        len(asking) - len(distinct),
-        max(0, len(distinct) - most),
+        questions[:most],
+        not_questions=len(items) - len(asking),
+        repeated=len(asking) - len(questions),
+        surplus=max(0, len(questions) - most),
     )
 
 
@@ -94,17 +101,10 @@ def sameness(question: str) -> str:
     return " ".join(word for word in bare if word and word not in ARTICLES).casefold()
 
 
-def cleaned(line: str) -> str:
-    """A line without numbering, bullets, bold and quotation marks around it: "8B or 70B?" stays whole.
-
-    >>> cleaned('2. "Is it 8B or 70B?"')
-    'Is it 8B or 70B?'
-    """
-    return _item(line.strip(BLANK)).text
-
-
 @dataclass(frozen=True, slots=True)
 class _Item:
+    """A line of a list."""
+
     text: str
     numbered: str
     """the text with its number"""
@@ -203,4 +203,4 @@ def _json(text: str) -> list[str] | None:
     if not isinstance(value, list):
         return None
     items = (item.get("question") if isinstance(item, dict) else item for item in value)
-    return [item for item in items if isinstance(item, str)]
+    return [" ".join(item.split()) for item in items if isinstance(item, str)]

@@ -52,17 +52,16 @@ class _Folded:
         self._origins = [origin for _, origin in pairs]
 
     def find(self, words: str, start: int) -> Span | None:
-        """The first span from `start` on that has these words; with their punctuation where it has it."""
-        for wanted in dict.fromkeys((words, words.strip(ENDS))):
-            needle = "".join(char for char, _ in _folded(wanted))
-            if not any(char.isalnum() for char in needle):
-                return None
-            at = self._folded.find(needle)
-            while at >= 0:
-                span = self._origins[at], self._origins[at + len(needle) - 1] + 1
-                if span[0] >= start and self._whole_words(span):
-                    return self._widened(span)
-                at = self._folded.find(needle, at + 1)
+        """The first span from `start` on that has these words."""
+        needle = "".join(char for char, _ in _folded(words.strip(ENDS)))
+        if not any(char.isalnum() for char in needle):
+            return None
+        at = self._folded.find(needle)
+        while at >= 0:
+            span = self._origins[at], self._origins[at + len(needle) - 1] + 1
+            if span[0] >= start and self._whole_words(span):
+                return self._widened(self._with_ends(span, words))
+            at = self._folded.find(needle, at + 1)
         return None
 
     def _whole_words(self, span: Span) -> bool:
@@ -71,6 +70,15 @@ class _Folded:
         cut_before = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
         cut_after = end < len(text) and text[end].isalnum() and text[end - 1].isalnum()
         return not (cut_before or cut_after)
+
+    def _with_ends(self, span: Span, words: str) -> Span:
+        """The span with the punctuation that both it and the words have around it."""
+        start, end = span
+        for char in reversed(words[: -len(words.lstrip(ENDS))]):
+            start -= start > 0 and _same(self._text[start - 1]) == _same(char)
+        for char in words[len(words.rstrip(ENDS)) :]:
+            end += end < len(self._text) and _same(self._text[end]) == _same(char)
+        return start, end
 
     def _widened(self, span: Span) -> Span:
         """The span with the mark at its edge whose other half is inside: `bold** word` gets its `**`."""
@@ -84,6 +92,11 @@ class _Folded:
         return start, end
 
 
+def _same(char: str) -> str:
+    """One character for all quotation marks, and one for all dashes."""
+    return SAME.get(char, char)
+
+
 def _folded(text: str) -> Iterator[tuple[str, int]]:
     """The characters that are compared, each with its place in the text."""
     marks = {place for found in LINE_MARKS.finditer(text) for place in range(*found.span())}
@@ -91,7 +104,7 @@ def _folded(text: str) -> Iterator[tuple[str, int]]:
     for place, char in enumerate(text):
         if place in marks or char in MARKDOWN or char in INVISIBLE:
             continue
-        for plain in unicodedata.normalize("NFKC", SAME.get(char, char)).casefold():
+        for plain in unicodedata.normalize("NFKC", _same(char)).casefold():
             if plain.isspace() or (plain == before == "-"):
                 continue
             before = plain
