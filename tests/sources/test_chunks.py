@@ -136,6 +136,13 @@ def test_what_is_too_large_is_cut_at_items_rows_lines_and_sentences():
         assert all(piece.startswith(marks) for piece in pieces)
 
 
+def test_a_fence_stays_with_the_code_beside_it():
+    for lines in range(5, 30):
+        code = "\n".join(["```python", *(f"line_{n} = {n}" for n in range(lines)), "```"])
+        pieces = split(f"Text.\n\n{code}\n\nText.", 100, 0)
+        assert not any(piece.startswith("```\n") or piece.endswith("```python") for piece in pieces)
+
+
 def test_a_table_keeps_its_first_row_at_its_head():
     table = "\n".join(["| name | what |", "| --- | --- |", f"| long | {'very ' * 12}|", "| b | c |"])
     assert "| --- | --- |\n| long" in split(table, 100, 0)[0]
@@ -154,11 +161,19 @@ def test_a_line_of_dashes_divides_as_a_heading_does():
     assert [re.findall(r"\w+", piece)[0] for piece in split(text, 120, 0)] == ["One", "Two"]
 
 
-def test_an_overlap_begins_at_a_sentence_or_a_word_and_never_before_a_heading():
+def test_an_overlap_begins_where_one_may_begin_to_read():
     text = "First one is here. Second one is here.\n\nThird one is here. Fourth one."
     assert split(text, 60, 21)[1].startswith("Second one is here.\n\nThird")
-    assert split(text, 45, 10)[1].startswith("is here.\n\nThird")
+    assert split(text, 45, 10)[1].startswith("Third")
+    assert split(text.replace("\n\n", " "), 45, 10)[1].startswith("is here. Third")
     assert split(f"{text}\n\n# Next\n\n{text}", 80, 20)[1].startswith("# Next")
+
+
+def test_an_overlap_with_code_is_whole_lines_of_code_that_goes_on():
+    code = "\n".join(f"line_{n} = {n}" for n in range(12))
+    cut = split(f"```\n{code}\n```\n\nAfter it, a sentence that is long.", 70, 30)
+    assert all(piece.startswith("line_") for piece in cut[1:-1])
+    assert cut[-1].startswith(("After", "line_"))
 
 
 def test_a_word_longer_than_a_chunk_is_cut_and_a_heading_stays_with_its_beginning():

@@ -1,4 +1,3 @@
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -6,7 +5,6 @@ import pytest
 from stillroom.errors import InputError
 from stillroom.raft.answers import fault
 from stillroom.records import Message
-from stillroom.sources.documents import read_documents
 from stillroom.stages import extract, raft
 from stillroom.teacher import curriculum
 from stillroom.teacher.prompts import answer_messages, question_messages
@@ -65,7 +63,7 @@ def test_a_lesson_that_does_not_fit_is_an_error(tmp_path, documents, line, messa
 def test_the_fixtures_teach_the_prompts_that_raft_sends():
     lessons = curriculum.lessons(FIXTURES / "lessons.jsonl")
     settings = raft.Params(chunk_size=400, chunk_overlap=0, questions_per_chunk=3)
-    chunks = raft.passages(read_documents(FIXTURES / "documents"), settings, Counter())
+    chunks = raft.passages(FIXTURES / "documents", settings, Path("no tokens are counted")).chunks
     sent = {question_messages(chunk.text, 3) for chunk in chunks}
     learned = [
         talk

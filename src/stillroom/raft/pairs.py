@@ -19,12 +19,13 @@ Side = Literal["train", "eval"]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A passage of a document; `id` is `document#number`."""
+    """A passage of a document; `id` is `document#number`, `source` the document's address or path."""
 
     id: str
     document: str
     title: str
     text: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def split(text: str, size: int, overlap: int, ruler: Ruler | None = None) -> lis
     """A text in chunks of at most `size`, up to `overlap` of it from the chunk before; none is empty.
 
     Both are in characters, or in what the ruler measures. An overlap begins at a sentence, an item or a line
-    of code, else at a word; a chunk that begins with a heading has none.
+    of code; inside of a paragraph it may begin at a word. A chunk that begins with a heading has none.
     """
     return [text[span.start : span.end] for span in spans(text, size, overlap, ruler or characters)]
 
@@ -124,9 +124,9 @@ class _Cutter:
         self.size, self.overlap, self.measure = size, overlap, measure
         self.levels: list[tuple[float, Level]] = [
             *((PART, functools.partial(_between, places)) for places in outline.parts),
-            (PART, lambda start, end, _: (match.end() for match in GROUPS.finditer(self.text, start, end))),
+            (PART, functools.partial(self.behind, GROUPS)),
             (LINE, lambda start, end, _: outline.sentences(start, end)),
-            (LINE, lambda start, end, _: (match.end() for match in LINES.finditer(self.text, start, end))),
+            (LINE, functools.partial(self.behind, LINES)),
             (WORD, functools.partial(self.packed, WORDS)),
             (WORD, functools.partial(self.packed, GRAPHEMES)),
             (WORD, functools.partial(self.packed, CHARACTERS)),
@@ -166,7 +166,7 @@ class _Cutter:
             return own
         room = min(self.overlap, self.size - self.measure(own, end))
         floor = bisect_left(range(own), True, key=lambda place: self.measure(place, own) <= room)
-        return self.outline.beginning(floor, own)
+        return self.outline.beginning(floor, own, words=piece.cost in (LINE, WORD))
 
     def pieces(self, unit: Unit) -> Iterator[Piece]:
         """The unit whole, or divided where it is too large."""
@@ -191,6 +191,11 @@ class _Cutter:
         cuts = [place for place in places(start, end, floor) if floor < place < end]
         for number, (first, last) in enumerate(pairwise([start, *cuts, end])):
             yield from self.divided(first, last, max(first, floor), own if number else cost, level + 1)
+
+    def behind(self, breaks: re.Pattern[str], start: int, end: int, _floor: int) -> list[int]:
+        """Cuts behind what a pattern finds."""
+        places = (match.end() for match in breaks.finditer(self.text, start, end))
+        return [place for place in places if place not in self.outline.kept]
 
     def packed(self, words: Any, start: int, end: int, floor: int) -> Iterator[int]:
         """Cuts between words, as few as possible, that leave room for an overlap."""

@@ -59,35 +59,36 @@ class Outline:
         places = [(lines[token.map[0]], lines[token.map[1]]) for token in tokens if token.map]
         self.text = text
         self.code = [place for token, place in zip(tokens, places, strict=True) if token.type in CODE]
-        self.parts = _parts(tokens, places)
+        self.kept = _kept(tokens, lines)
+        """lines before which no cut is made: next to a fence, and the first row of a table"""
+        self.parts = _parts(tokens, places, self.kept)
         top = [(t, *place) for t, place in zip(tokens, places, strict=True) if t.level == 0]
         self.units = list(_units(text, top))
         self._marks = sorted({*(unit.start for unit in self.units), *chain(*self.parts)})
 
-    def is_code(self, place: int) -> bool:
-        """Whether a place lies where lines mean something."""
+    def code_at(self, place: int) -> tuple[int, int] | None:
+        """From where to where lines mean something around a place, if they do."""
         index = bisect_right(self.code, (place, len(self.text))) - 1
-        return index >= 0 and place < self.code[index][1]
+        return self.code[index] if index >= 0 and place < self.code[index][1] else None
 
     def sentences(self, start: int, end: int) -> list[int]:
         """Where sentences begin between two places, outside of code."""
         places = (match.end() for match in SENTENCES.finditer(self.text, start, end))
-        return [place for place in places if not self.is_code(place)]
+        return [place for place in places if not self.code_at(place)]
 
-    def lines(self, start: int, end: int) -> list[int]:
-        """Where lines begin between two places."""
-        return [match.end() for match in LINES.finditer(self.text, start, end)]
+    def beginning(self, start: int, end: int, *, words: bool) -> int:
+        """The first place from `start` on at which one may begin to read towards `end`; else `end`.
 
-    def beginning(self, start: int, end: int) -> int:
-        """The first place from `start` on at which a reader may begin; `end` where there is none before.
-
-        That is a block, an item, a sentence or a line of code; else a word.
+        That is a block, an item, a sentence, or a line of the code that `end` lies in; with `words`, a word.
         """
+        code = self.code_at(start)
+        if code and code[0] < start and code[1] <= end:
+            start = code[1]
         marks = self._marks[bisect_left(self._marks, start) : bisect_left(self._marks, end)]
         before = max(start - 1, 0)
-        code = filter(self.is_code, self.lines(before, end))
-        found = [*marks[:1], *code, *self.sentences(before, end)]
-        word = re.compile(r"(?<!\S)\S").search(self.text, start, end)
+        lines = (match.end() for match in LINES.finditer(self.text, before, end))
+        found = (*marks[:1], *filter(self.code_at, lines), *self.sentences(before, end))
+        word = re.compile(r"(?<!\S)\S").search(self.text, start, end) if words else None
         first = min((p for p in found if start <= p < end), default=word.start() if word else end)
         return self.unblank(first, end)
 
@@ -107,14 +108,20 @@ def line_starts(text: str) -> list[int]:
     return [0, *(match.end() for match in LINES.finditer(text)), len(text)]
 
 
-def _parts(tokens: Sequence[Token], places: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Where items, rows and inner blocks begin, the outermost first; a table's first row begins none."""
-    tables = {
-        place[0] for t, place in zip(tokens, places, strict=True) if t.type in ("thead_open", "tbody_open")
-    }
+def _kept(tokens: Sequence[Token], lines: Sequence[int]) -> set[int]:
+    """Beginnings of the lines that stay with the line before."""
+    fences = (token.map for token in tokens if token.type == "fence" and token.map)
+    tables = (token.map for token in tokens if token.type == "table_open" and token.map)
+    of_fences = (line for first, last in fences for line in (first + 1, last - 1) if first < line < last)
+    of_tables = (line for first, last in tables for line in (first + 1, first + 2) if line < last)
+    return {lines[line] for line in (*of_fences, *of_tables)}
+
+
+def _parts(tokens: Sequence[Token], places: Sequence[tuple[int, int]], kept: set[int]) -> list[list[int]]:
+    """Where items, rows and inner blocks begin, the outermost first."""
     depths: dict[int, list[int]] = {}
     for token, (start, _) in zip(tokens, places, strict=True):
-        if token.level and start not in tables:
+        if token.level and start not in kept:
             depths.setdefault(token.level, []).append(start)
     return [depths[depth] for depth in sorted(depths)]
 

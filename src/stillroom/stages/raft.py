@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import Field, model_validator
@@ -37,16 +37,14 @@ from stillroom.raft.contexts import By, Contexts, Example, fit
 from stillroom.raft.formats import Export, FileType, Format, conversation, record
 from stillroom.raft.interview import Interview, Outcome
 from stillroom.raft.pairs import Chunk, Side
+from stillroom.raft.passages import Passages, Unit, cutting, gathered
 from stillroom.raft.plans import Plan
 from stillroom.raft.review import Decisions, reviewed
 from stillroom.sorted_lines import SortedLines
-from stillroom.sources import documents
-from stillroom.sources.chunks import split
-from stillroom.sources.documents import Document
+from stillroom.sources.documents import REASONS, LeftOut, read_documents
 from stillroom.teacher import snapshot
 from stillroom.teacher.cache import Cache
 from stillroom.teacher.client import Asker
-from stillroom.teacher.replies import spaced
 from stillroom.teacher.requests import Dialogue
 
 GREEDY = Sampling(max_tokens=1024, temperature=0, top_p=1, top_k=None, repetition_penalty=None)
@@ -68,12 +66,18 @@ class Params(Block):
     """the model that writes questions and answers"""
     endpoint: Endpoint = Endpoint()
     """how it is reached"""
+    on_unreadable: Literal["stop", "skip"] = "stop"
+    """on a document that cannot be read (torn, encrypted, not UTF-8): stop, or skip and count it"""
     chunk_size: int = Field(default=1000, ge=50)
-    """most characters of a passage"""
+    """most characters or tokens of a passage"""
     chunk_overlap: int = Field(default=100, ge=0)
-    """characters that a passage may share with the one before"""
+    """of them, how many a passage may share with the one before"""
+    chunk_unit: Unit = "characters"
+    """what they count; tokens are the student's"""
     shortest_chunk: int = Field(default=100, ge=1)
     """passages of fewer characters are left out"""
+    near_threshold: float | None = Field(default=0.9, gt=0, le=1)
+    """least Jaccard similarity (runs of 5 words) with a passage that leaves a later one out; null: none is"""
     prompts: str | None = Field(default=None, pattern=r"^[^/\\]+\.yaml$")
     """file of the folder prompts/ with the words that ask for questions and answers; null: built in"""
     questions_per_chunk: int = Field(default=5, ge=1)
@@ -138,6 +142,8 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
     """documents, passages, and examples that were cut or could not be written"""
+    alike: list[str] = field(default_factory=list)
+    """the first passages that were left out as near-duplicates, and of what"""
     interviews: interview.Tally = field(default_factory=interview.Tally)
     review: Counter[tuple[Side, review.Status]] = field(default_factory=Counter)
     examples: defaultdict[Side, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -159,12 +165,14 @@ def run(paths: Paths, params: Params) -> None:
     """
     tally, decisions = Tally(), review.read(paths.review)
     settings = interviewing(paths.prompts, params)
-    chunks = passages(documents.read_documents(paths.documents), params, tally.counts)
+    found = passages(paths.documents, params, paths.base)
+    chunks, tally.alike = found.chunks, found.alike
+    tally.counts.update(found.counts)
     held = held_out((chunk.document for chunk in chunks), params.eval_share, params.seed)
     with SortedLines() as answered:
         ask(chunks, answered, settings, paths, params, tally)
-        found = interview.distinct(answered, chunks, held, tally.interviews.questions)
-        write_jsonl(paths.pairs, map(pairs.row, found))
+        distinct = interview.distinct(answered, chunks, held, tally.interviews.questions)
+        write_jsonl(paths.pairs, map(pairs.row, distinct))
     write(paths, params, decisions, chunks, held, tally)
     stale = decisions.stale(pair.identity for pair in pairs.read_pairs(paths.pairs))
     figures = metrics(tally, len(stale))
@@ -172,21 +180,20 @@ def run(paths: Paths, params: Params) -> None:
     write_json(paths.metrics, figures)
 
 
-def passages(files: Iterable[Document], params: Params, counts: Counter[str]) -> list[Chunk]:
-    """The documents' passages in order, exact repeats and short ones left out and counted."""
-    found: dict[str, Chunk] = {}
-    for document in files:
-        counts["documents"] += 1
-        texts = split(document.text, params.chunk_size, params.chunk_overlap)
-        for number, text in enumerate(texts):
-            if len(text) < params.shortest_chunk:
-                counts["short_chunks"] += 1
-            elif (same := spaced(text)) in found:
-                counts["duplicate_chunks"] += 1
-            else:
-                found[same] = Chunk(f"{document.id}#{number:04}", document.id, document.title, text)
-    counts["chunks"] = len(found)
-    return list(found.values())
+def passages(folder: Path, params: Params, base: Path) -> Passages:
+    """A folder's documents in passages. base: the model whose tokens may be counted.
+
+    Raises InputError for documents that cannot be read, ModelError where tokens are wanted and base has none.
+    """
+    left_out = LeftOut()
+    found = gathered(
+        read_documents(folder, unreadable=params.on_unreadable, left_out=left_out),
+        cutting(params.chunk_size, params.chunk_overlap, params.chunk_unit, base),
+        shortest=params.shortest_chunk,
+        near_threshold=params.near_threshold,
+    )
+    found.counts.update(left_out.counts)
+    return found
 
 
 def interviewing(folder: Path, params: Params) -> Interview:
@@ -202,7 +209,7 @@ def interviewing(folder: Path, params: Params) -> Interview:
 
 def dialogues(folder: Path, params: Params) -> Iterator[Dialogue[Outcome]]:
     """What is asked about a folder of documents: for an estimate of what that costs."""
-    chunks = passages(documents.read_documents(folder), params, Counter())
+    chunks = passages(folder, params, Paths().base).chunks
     return interview.dialogues(chunks, interviewing(Paths().prompts, params))
 
 
@@ -300,9 +307,10 @@ def metrics(tally: Tally, stale: int) -> dict[str, Any]:
     for (side, status), count in sorted(tally.review.items()):
         decided[side][status] = count
     answered = train["examples"] - train["refusals"]
-    dropped = ("short_chunks", "duplicate_chunks", "no_distractor", "too_long")
+    dropped = ("short_chunks", "duplicate_chunks", "near_duplicate_chunks", "no_distractor", "too_long")
     return {
         "documents": counts["documents"],
+        "left_out": {reason: counts[reason] for reason in REASONS},
         "chunks": counts["chunks"],
         "questions": tally.interviews.figures(),
         "answers": judged,
@@ -317,5 +325,6 @@ def metrics(tally: Tally, stale: int) -> dict[str, Any]:
         "shortened": counts["shortened"],
         "few_distractors": counts["few_distractors"],
         "dropped": {key: counts[key] for key in dropped},
+        "near_duplicates": tally.alike,
         "tokens": summary.lengths(tally.tokens),
     }

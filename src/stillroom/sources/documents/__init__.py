@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from stillroom.artifacts import read_jsonl
 from stillroom.errors import InputError
@@ -26,7 +26,7 @@ from stillroom.sources.documents.document import Document, Found, tidied
 from stillroom.sources.documents.section_titles import SectionTitles
 from stillroom.sources.dumps import COMPRESSED
 
-__all__ = ["MANIFEST", "Document", "LeftOut", "list_files", "read_documents"]
+__all__ = ["MANIFEST", "REASONS", "Document", "LeftOut", "list_files", "read_documents"]
 
 MANIFEST = "crawl-manifest.jsonl"
 """in the folder: which address each crawled page is from; no document itself"""
@@ -36,6 +36,8 @@ NAMED = 5
 """files of a kind that are named on standard error"""
 
 Reason = Literal["unknown_type", "no_text", "unreadable"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""why a file, or a record of one, is left out"""
 Reader = Callable[[Path], Iterable[Found | InputError]]
 
 READERS: dict[str, Reader] = {
@@ -94,7 +96,10 @@ def read_documents(
         name = path.relative_to(folder).as_posix()
         if isinstance(found, InputError):
             if unreadable == "stop":
-                raise found
+                hint = (
+                    f"{found.hint or 'repair or remove it'}; raft.on_unreadable: skip leaves such files out"
+                )
+                raise InputError(found.what, where=found.where, hint=hint)
             left_out.add("unreadable", f"{name} ({found.what})")
             continue
         document = _document(found, name, sources.get(name, ""))
