@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -170,9 +171,24 @@ def evaluate(
 
 
 @app.command()
-def report() -> None:
+def report(
+    readme: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE", help="Only put the results of reports/results.md between a page's two marks."
+        ),
+    ] = None,
+) -> None:
     """Metrics and samples into one offline page."""
-    run_stage("report")
+    if readme is None:
+        run_stage("report")
+        return
+    from stillroom.reporting.twins import put_into
+    from stillroom.stages.report import Paths
+
+    typer.echo(
+        f"{readme}: {'results are put in' if put_into(readme, Paths().markdown) else 'holds them already'}"
+    )
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ models/checkpoint, models/base ──▶ convert ──▶ models/tuned
     stillroom convert
 
 Weights are streamed one shard at a time; an adapter is folded into the base model or kept beside it. The
-folder gets its name only after it has been loaded and has computed the trained model's logits.
+folder gets its name only after it has been loaded and has computed the trained model's logits. A model that
+a service has trained is passed on as it is: an address and a name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
-from stillroom import chat_format
+from stillroom import chat_format, endpoint_model
 from stillroom.artifacts import atomic_directory, read_json
 from stillroom.params import Block
 
@@ -69,6 +70,10 @@ class Paths:
 
 def run(paths: Paths, params: Params) -> None:
     """Convert, verify, name. Raises ModelError."""
+    if model := endpoint_model.find(paths.checkpoint):
+        with atomic_directory(paths.tuned) as target:
+            model.write(target)
+        return
     from stillroom.conversion import adapter, folder, probe, sources, weights
 
     info: dict[str, Any] = read_json(paths.checkpoint / "info.json")

@@ -1,13 +1,13 @@
-"""The base model on the packed rows, by any number of processes.
+"""The base model on the packed rows, by any number of processes; or a model at a service, on the mixture.
 
 data/processed/packed, models/base ──▶ train ──▶ models/checkpoint, reports/metrics/train.json,
-                                                 reports/figures/train.csv
+  (api: data/processed/mixture)                  reports/figures/train.csv
 
     stillroom train
 
 A run that was interrupted (signal, kill, power) goes on from its last checkpoint when it is started again,
 with any number of processes: its work folder is named by the recipe, the data and the base model, so that a
-changed one starts anew.
+changed one starts anew. Of `backend: api`, see `stillroom.remote.job`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,36 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stillroom.artifacts import atomic_directory, atomic_write, canonical_json, read_json, sha256, write_json
-from stillroom.errors import ModelError
+from stillroom.errors import ModelError, TrainingError
+from stillroom.params import Endpoint
+from stillroom.remote.settings import Remote
 from stillroom.training.recipe import ELASTIC, Recipe
 
 MEASURED = ("step", "epochs", "tokens", "loss_tokens", "loss", "validation_loss", "parameters", "trainable")
 
 
 class Params(Recipe):
-    """The `train` block of params.yaml."""
+    """The `train` block of params.yaml: a recipe for this machine, or what a service is to do."""
+
+    common_keys = ("seed", "chat_format")
+    shared_blocks = ("endpoint",)
+
+    chat_format: str = "inst"
+    """format of the texts that a service is sent"""
+    endpoint: Endpoint = Endpoint()
+    """how a service is reached, unless `api` says otherwise"""
+    backend: Literal["local", "api"] = "local"
+    """api trains at a fine-tuning service, by `api` alone; local by all that stands above"""
+    api: Remote = Remote()
+    """settings of `backend: api`"""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a local run is told."""
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,7 @@ class Paths:
     """Where dvc.yaml says that things lie."""
 
     packed: Path = Path("data/processed/packed")
+    mixture: Path = Path("data/processed/mixture")
     base: Path = Path("models/base")
     checkpoint: Path = Path("models/checkpoint")
     metrics: Path = Path("reports/metrics/train.json")
@@ -52,16 +72,36 @@ def identity(paths: Paths, params: Recipe) -> str:
 
 def run(paths: Paths, params: Params) -> None:
     """Train, or go on training, and publish the result. Raises TrainingError, ModelError, InputError."""
+    if params.backend == "api":
+        from stillroom.remote import job
+
+        job.run(paths, params)
+    else:
+        run_here(paths, params.recipe)
+
+
+def cancel(paths: Paths, params: Params) -> None:
+    """End the job of a service. Raises TrainingError where there is none."""
+    if params.backend != "api":
+        hint = "a run on this machine ends with Ctrl-C"
+        raise TrainingError("only a job at a service can be cancelled", where="train.backend", hint=hint)
+    from stillroom.remote import job
+
+    job.cancel(paths, params)
+
+
+def run_here(paths: Paths, recipe: Recipe) -> None:
+    """Train on this machine."""
     from stillroom.training.checkpoint import FINAL
     from stillroom.training.launch import launch, process_count
     from stillroom.training.loop import Job
 
-    work = paths.work / f"train-{identity(paths, params)[:16]}"
+    work = paths.work / f"train-{identity(paths, recipe)[:16]}"
     final = work / FINAL
     if not final.exists():
         work.mkdir(parents=True, exist_ok=True)
-        Job(paths.packed, paths.base, work, params).write(work / "job.json")
-        launch(work, process_count(params))
+        Job(paths.packed, paths.base, work, recipe).write(work / "job.json")
+        launch(work, process_count(recipe))
     publish(final, paths)
     shutil.rmtree(work)
 
