@@ -84,6 +84,7 @@ def documents(quality, draw):
         yield Sample(f"raft-{i:02}", f"raft-{i:02}", "When is the market?", output, ["Saturday"], scores)
 
 
+RECIPE = "evaluate: {models: [base, tuned], benchmarks: [pg19, booksum, mqa, raft]}\n"
 MAKERS = {"pg19": books, "booksum": chapters, "mqa": questions, "raft": documents}
 
 
@@ -91,6 +92,7 @@ MAKERS = {"pg19": books, "booksum": chapters, "mqa": questions, "raft": document
 def reports(tmp_path, monkeypatch):
     """reports/{metrics,samples,figures} of two models and four benchmarks, in the working folder."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(RECIPE)
     make(tmp_path / "reports")
     return tmp_path / "reports"
 

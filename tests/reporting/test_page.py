@@ -2,7 +2,7 @@
 
 import pytest
 
-from stillroom.reporting import figures, page
+from stillroom.reporting import figures, numbers, page
 from stillroom.reporting.inputs import clipped
 
 
@@ -22,13 +22,13 @@ from stillroom.reporting.inputs import clipped
     ],
 )
 def test_numbers_for_people(value, text):
-    assert page.figure(value) == text
+    assert numbers.figure(value) == text
 
 
 def test_differences_and_p():
-    assert [page.signed(v) for v in (0.5, -0.5, 1e-5, None)] == ["+0.500", "−0.500", "0.000", "–"]
-    assert [page.p_value(v) for v in (0.0004, 0.0312, None)] == ["< 0.001", "0.031", "–"]
-    assert [page.plain(v, 3) for v in (0.51, 805, None)] == ["0.510", "805", "–"]
+    assert [numbers.signed(v) for v in (0.5, -0.5, 1e-5, None)] == ["+0.500", "−0.500", "0.000", "–"]
+    assert [numbers.p_value(v) for v in (0.0004, 0.0312, None)] == ["< 0.001", "0.031", "–"]
+    assert [numbers.plain(v, 3) for v in (0.51, 805, None)] == ["0.510", "805", "–"]
 
 
 def test_metrics_of_any_shape_are_shown():

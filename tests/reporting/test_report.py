@@ -1,5 +1,6 @@
 """The stage on a folder of reports: what the page and its tables hold, and what it does without them."""
 
+import csv
 import json
 import re
 import shutil
@@ -7,15 +8,17 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 import stillroom
 from stillroom.artifacts import sha256
-from stillroom.benchmarks import BENCHMARKS
 from stillroom.errors import InputError
+from stillroom.reporting import twins
 from stillroom.stages import report
 
+EXAMINED = ("pg19", "booksum", "mqa", "raft")
 SOURCE = str(Path(stillroom.__file__).parent.parent)
 
 
@@ -76,7 +79,7 @@ def test_figures_are_those_of_the_metrics(reports):
 def test_comparisons_are_paired_and_adjusted(reports):
     _, results = written()
     rows = {row["benchmark"]: row for row in results["comparisons"]}
-    assert list(rows) == list(BENCHMARKS)
+    assert list(rows) == list(EXAMINED)
     assert rows["pg19"]["verdict"] == rows["mqa"]["verdict"] == "better"
     assert rows["pg19"]["delta"] < 0 < rows["mqa"]["delta"]
     assert rows["booksum"]["verdict"] == "unresolved"
@@ -104,7 +107,7 @@ def test_texts_are_escaped_and_cut(reports):
 
 def test_samples_are_few_and_the_same_for_every_model(reports):
     html, _ = written(report.Params(samples=5))
-    assert html.count('<details class="sample"') == 5 * len(BENCHMARKS)
+    assert html.count('<details class="sample"') == 5 * len(EXAMINED)
     assert "not asked" not in html
     assert "5 of 73" in html
 
@@ -128,21 +131,83 @@ def test_outcome_of_a_sample_is_by_the_headline(reports):
 
 
 def test_every_file_is_named_with_its_hash(reports):
+    names = sorted(p for p in reports.rglob("*") if p.is_file())
     _, results = written()
-    names = [
-        p for p in reports.rglob("*") if p.suffix in (".json", ".jsonl", ".csv") and p.name != "results.json"
-    ]
-    assert results["files"] == {f"reports/{p.relative_to(reports)}": sha256(p) for p in sorted(names)}
-    assert set(results["labels"]) == {f"{m}/{b}" for m in ("base", "tuned") for b in BENCHMARKS}
+    assert results["files"] == {f"reports/{p.relative_to(reports)}": sha256(p) for p in names}
+    assert set(results["labels"]) == {f"{m}/{b}" for m in ("base", "tuned") for b in EXAMINED}
+
+
+def outs(reports):
+    """Everything that the stage writes."""
+    files = [p for name in ("index.html", "results.*", "curves/*") for p in sorted(reports.glob(name))]
+    return {p.relative_to(reports): p.read_bytes() for p in files}
 
 
 def test_the_same_bytes_again_in_another_process(reports):
-    first = [p.read_bytes() for p in (report.Paths().page, report.Paths().results) if written()]
+    written()
+    first = outs(reports)
     command = "from stillroom.stages import report as r; r.run(r.Paths(), r.Params())"
     subprocess.run(
         [sys.executable, "-c", command], check=True, env={"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
     )
-    assert [p.read_bytes() for p in (report.Paths().page, report.Paths().results)] == first
+    assert outs(reports) == first
+
+
+def test_what_a_former_recipe_left_is_not_shown(reports):
+    recipe = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(recipe.replace("[base, tuned]", "[base]").replace(", raft", ""))
+    html, results = written()
+    assert results["models"] == ["base"]
+    assert [table["name"] for table in results["benchmarks"]] == list(EXAMINED[:-1])
+    assert not re.search(r"tuned/|/raft", " ".join(results["files"]))
+    assert "tuned" not in html
+
+
+def test_the_twins_hold_the_same_figures(reports):
+    _, results = written()
+    found = {(row["benchmark"], row["model"]): row for row in csv.DictReader(report.Paths().table.open())}
+    assert len(found) == 2 * len(EXAMINED)
+    text = report.Paths().markdown.read_text()
+    for table in results["benchmarks"]:
+        for row in table["rows"]:
+            line = found[table["name"], row["model"]]
+            assert float(line["value"]) == row["value"]
+            assert int(line["n"]) == row["n"]
+            assert f"| {row['model']} | {row['value']:.3f} |" in text
+    for row in results["comparisons"]:
+        line = found[row["benchmark"], row["model"]]
+        assert (line["compared_verdict"], float(line["compared_p_holm"])) == (row["verdict"], row["p_holm"])
+        assert f"{row['verdict']}, p " in text
+    lines = text.splitlines()
+    widths = {
+        len(re.findall(r"(?<!\\)\|", line)) for line in lines[lines.index("<!-- results -->") + 2 :][:3]
+    }
+    assert widths == {8}
+
+
+def test_curves_stand_alone(reports):
+    _, results = written()
+    names = {f"{c['benchmark']}-{c['name']}" for c in results["curves"]}
+    assert {p.stem for p in (reports / "curves").glob("*.svg")} == {*names, "training"}
+    for path in (reports / "curves").glob("*.svg"):
+        text = path.read_text()
+        ElementTree.fromstring(text)
+        assert "var(--" not in text
+    points = list(csv.DictReader((reports / "curves/pg19-length.csv").open()))
+    assert [(p["model"], p["x"]) for p in points[:3]] == [("base", "128"), ("base", "256"), ("base", "512")]
+
+
+def test_results_are_put_between_a_pages_marks(reports, tmp_path):
+    written()
+    page = tmp_path / "README.md"
+    page.write_text(f"# mine\n\n{twins.BEGIN}\nold\n{twins.END}\n\nrest\n")
+    assert twins.put_into(page, report.Paths().markdown)
+    assert page.read_text().startswith(f"# mine\n\n{twins.BEGIN}\n\n| benchmark |")
+    assert page.read_text().endswith(f"{twins.END}\n\nrest\n")
+    assert not twins.put_into(page, report.Paths().markdown)
+    page.write_text("# mine\n")
+    with pytest.raises(InputError, match=r"README\.md"):
+        twins.put_into(page, report.Paths().markdown)
 
 
 def test_a_skipped_sample_says_why(reports):

@@ -211,7 +211,8 @@ def compare_apart(ours: Numbers, theirs: Numbers) -> Comparison:
 def influence(numbers: Numbers) -> Floats:
     """What each group adds to the figure's error, to first order [groups].
 
-    Of a mean: (group's sum − its size × mean) / n. The figure's standard error is the root of their sum of squares (Woodruff 1971).
+    Of a mean: (group's sum − its size × mean) / n. The figure's standard error is the root of their sum of
+    squares (Woodruff 1971).
     """
     a, b = numbers.grouped().T
     ratio = a.sum() / b.sum()

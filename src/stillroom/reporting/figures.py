@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from xml.sax.saxutils import escape
 
 import vl_convert
 
@@ -18,6 +19,12 @@ POINTS = 400
 """most points of a training curve"""
 COLOURS = 6
 """of models, --m0 … in the style sheet; further models take them again"""
+
+LIGHT = {
+    "paper": "#fbf9f5", "ink": "#26221d", "quiet": "#6d655b", "line": "#e3ddd2",
+    "m0": "#80776a", "m1": "#7b2d56", "m2": "#2d6a6e", "m3": "#a86a12", "m4": "#3f5a96", "m5": "#5e7a34",
+}  # fmt: skip
+"""the style sheet's light colours, for figures outside the page"""
 
 Spec = dict[str, Any]
 
@@ -72,6 +79,30 @@ def training(rows: Sequence[dict[str, float]]) -> str:
         encoding = {"x": step, "y": {**loss, "field": field}}
         layers.append({"data": {"values": values}, "mark": mark, "encoding": encoding})
     return svg({"layer": layers})
+
+
+def alone(drawn: str, title: str, legend: Sequence[str]) -> str:
+    """A figure that stands outside the page: light colours instead of its variables, a title and a legend."""
+    for name, colour in LIGHT.items():
+        drawn = drawn.replace(f"var(--{name})", colour)
+    marks = []
+    for i, name in enumerate(legend):
+        at = PADDING["left"] + 110 * i
+        colour = LIGHT[f"m{i % COLOURS}"]
+        marks.append(f'<circle cx="{at + 4}" cy="-8" r="4" fill="{colour}"/>')
+        marks.append(
+            f'<text x="{at + 13}" y="-4" font-size="11" fill="{LIGHT["quiet"]}">{escape(name)}</text>'
+        )
+    width = WIDTH + PADDING["left"] + PADDING["right"]
+    height = HEIGHT + PADDING["top"] + PADDING["bottom"]
+    head = f'<text x="{PADDING["left"]}" y="-24" font-size="14" fill="{LIGHT["ink"]}">{escape(title)}</text>'
+    box = f'viewBox="0 0 {width} {height}"'
+    assert box in drawn
+    top = 48
+    drawn = drawn.replace(box, f'viewBox="0 -{top} {width} {height + top}" font-family="sans-serif"', 1)
+    paper = f'<rect y="-{top}" width="{width}" height="{height + top}" fill="{LIGHT["paper"]}"/>'
+    start = drawn.index(">") + 1
+    return f"{drawn[:start]}{paper}{head}{''.join(marks)}{drawn[start:]}\n"
 
 
 def colours(count: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from stillroom.benchmarks import BENCHMARKS
 from stillroom.benchmarks.base import Sample
 from stillroom.draws import rank
 from stillroom.errors import InputError
+from stillroom.stages import STAGES
 
 Item = tuple[str, str]
 """(model, benchmark)"""
@@ -47,8 +48,16 @@ class Inputs:
         return [name for name in BENCHMARKS if name in found]
 
 
-def read(metrics: Path, samples: Path, figures: Path, shown: int, clip: int, examples: int = 3) -> Inputs:
-    """Read the three folders.
+def read(
+    metrics: Path,
+    samples: Path,
+    figures: Path,
+    items: Iterable[Item],
+    shown: int,
+    clip: int,
+    examples: int = 3,
+) -> Inputs:
+    """Read what the three folders hold of the stages and of these items.
 
     shown: most samples of a benchmark whose texts are kept, the same ones for every model.
     clip: most characters of a text.  examples: of each reason for which extract dropped a record.
@@ -60,14 +69,14 @@ def read(metrics: Path, samples: Path, figures: Path, shown: int, clip: int, exa
         found.files[path.as_posix()] = sha256(path)
         return path
 
-    for path in sorted(metrics.glob("*.json")):
+    for path in sorted(p for p in metrics.glob("*.json") if p.stem in STAGES):
         found.stages[path.stem] = _object(hashed(path))
-    for path in sorted(metrics.glob("evaluate/*/*.json")):
-        item = (path.parent.name, path.stem)
-        if path.stem not in BENCHMARKS:
+    for item in sorted(items):
+        path = metrics / "evaluate" / f"{'/'.join(item)}.json"
+        if not path.exists():
             continue
         found.metrics[item] = _object(hashed(path))
-        rows = hashed(samples / path.parent.name / f"{path.stem}.jsonl")
+        rows = hashed(samples / f"{'/'.join(item)}.jsonl")
         found.samples[item] = [replace(sample, prompt="", output=None, gold=()) for sample in _samples(rows)]
         chosen = heapq.nsmallest(shown, found.samples[item], key=lambda sample: rank(0, sample.id))
         ids = {sample.id for sample in chosen}

@@ -12,13 +12,10 @@ from markupsafe import Markup
 import stillroom
 from stillroom.benchmarks import BENCHMARKS
 from stillroom.benchmarks.base import Sample
-from stillroom.reporting import figures, tables
+from stillroom.reporting import figures, tables, twins
 from stillroom.reporting.inputs import Inputs
+from stillroom.reporting.numbers import VERDICTS, figure, p_value, plain, signed
 from stillroom.stages import STAGES
-
-MINUS = "\N{MINUS SIGN}"
-NONE = "–"
-VERDICTS = {"better": "▲", "worse": "▼", "unresolved": "≈"}
 
 
 def page(inputs: Inputs, results: dict[str, Any], title: str) -> str:
@@ -83,11 +80,16 @@ def charts(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every figure with its heading, its legend and its numbers."""
     legend = list(zip(results["models"], figures.colours(len(results["models"])), strict=True))
     for found in results["curves"]:
-        heading = f"{BENCHMARKS[found['benchmark']].title} by {found['name']}"
         columns = ["model", found["x_title"], found["y_title"], "low", "high", "n"]
         rows = [[p["model"], p["x"], p["value"], p["low"], p["high"], p["n"]] for p in found["points"]]
         drawn = Markup(figures.curve(found, results["models"]))
-        yield {"title": heading, "svg": drawn, "legend": legend, "columns": columns, "rows": rows}
+        yield {
+            "title": twins.heading(found),
+            "svg": drawn,
+            "legend": legend,
+            "columns": columns,
+            "rows": rows,
+        }
     if results["training"]:
         last = figures.thinned(results["training"])[-12:]
         columns = ["step", "loss", "validation_loss"]
@@ -196,43 +198,6 @@ def shares(sources: dict[str, dict[str, Any]], unit: str) -> list[dict[str, Any]
 def words(key: str) -> str:
     """A key as people write it."""
     return key.replace("_", " ").replace(".", " · ")
-
-
-def figure(value: Any) -> str:
-    """A number for people: thousands apart, three decimals below a hundred.
-
-    >>> figure(12345), figure(0.12345), figure(-7.5), figure(None)
-    ('12,345', '0.123', '−7.500', '–')
-    """
-    if value is None:
-        return NONE
-    if isinstance(value, bool | str):
-        return str(value)
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
-        text = f"{int(value):,}"
-    else:
-        text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
-    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
-
-
-def plain(value: float | None, digits: int) -> str:
-    """A published number, with the digits that it was published with; counts without."""
-    if value is None:
-        return NONE
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-
-
-def signed(value: float | None) -> str:
-    """A difference, with its sign."""
-    text = figure(value)
-    return text if value is None or text[0] == MINUS or not text.strip("0.") else f"+{text}"
-
-
-def p_value(value: float | None) -> str:
-    """A p-value for people."""
-    if value is None:
-        return NONE
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def short(digest: str) -> str:

@@ -1,24 +1,28 @@
-"""Metrics and samples into one page.
+"""Metrics and samples into one page, and its tables as data.
 
-reports/{metrics,samples,figures} ──▶ report ──▶ reports/index.html, reports/results.json
+reports/{metrics,samples,figures} ──▶ report ──▶ reports/index.html, results.{json,csv,md}, curves/
 
     stillroom report
+    stillroom report --readme README.md
 
 The page is one file, opens from disk without a network, and is the same to the byte for the same inputs. Only
 what other stages wrote is read: what a figure was made of stands in the label that `evaluate` wrote with it.
+What a former recipe left on disk is not shown: only the models and benchmarks of params.yaml are.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from stillroom.artifacts import atomic_write, write_json
-from stillroom.params import Block
-from stillroom.reporting import inputs, tables
+from stillroom.artifacts import atomic_directory, atomic_write, write_json
+from stillroom.errors import ParamsError
+from stillroom.params import PARAMS, Block, read
+from stillroom.reporting import inputs, tables, twins
 from stillroom.reporting.page import page
 
 
@@ -44,13 +48,38 @@ class Paths:
     figures: Path = Path("reports/figures")
     page: Path = Path("reports/index.html")
     results: Path = Path("reports/results.json")
+    table: Path = Path("reports/results.csv")
+    markdown: Path = Path("reports/results.md")
+    curves: Path = Path("reports/curves")
+    recipe: Path = PARAMS
 
 
 def run(paths: Paths, params: Params) -> None:
     """Write the page and its tables. Raises InputError naming the file that is absent or malformed."""
-    found = inputs.read(paths.metrics, paths.samples, paths.figures, params.samples, params.characters)
+    items = examined(paths.recipe)
+    found = inputs.read(paths.metrics, paths.samples, paths.figures, items, params.samples, params.characters)
     results = tables.results(found, params.baseline)
     html = page(found, results, params.title)
+    drawn = dict(twins.curves(results))
     write_json(paths.results, results)
-    with atomic_write(paths.page) as file:
-        file.write(html.encode())
+    write_text(paths.table, twins.as_csv(results))
+    write_text(paths.markdown, twins.as_markdown(results, params.title))
+    with atomic_directory(paths.curves) as folder:
+        for name, text in drawn.items():
+            write_text(folder / name, text)
+    write_text(paths.page, html)
+
+
+def examined(recipe: Path) -> list[inputs.Item]:
+    """Evaluate's matrix in the recipe in force. Not by its block: that would make all its code a dep."""
+    matrix = read(recipe).get("evaluate") or {}
+    for key in ("models", "benchmarks"):
+        if not isinstance(matrix.get(key), list):
+            raise ParamsError("a list was expected", where=f"{recipe}: evaluate.{key}")
+    return list(itertools.product(matrix["models"], matrix["benchmarks"]))
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(text.encode())

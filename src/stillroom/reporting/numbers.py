@@ -1,0 +1,76 @@
+"""Numbers as people read them, the same on the page, in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "–"
+VERDICTS = {"better": "▲", "worse": "▼", "unresolved": "≈"}
+
+
+def figure(value: Any) -> str:
+    """A number for people: thousands apart, three decimals below a hundred.
+
+    >>> figure(12345), figure(0.12345), figure(-7.5), figure(None)
+    ('12,345', '0.123', '−7.500', '–')
+    """
+    if value is None:
+        return NONE
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        text = f"{int(value):,}"
+    else:
+        text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
+
+
+def plain(value: float | None, digits: int) -> str:
+    """A published number, with the digits that it was published with; counts without."""
+    if value is None:
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    text = figure(value)
+    return text if value is None or text[0] == MINUS or not text.strip("0.") else f"+{text}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value for people."""
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval; empty where there is none."""
+    return f"{figure(low)} to {figure(high)}" if low is not None else ""
+
+
+def change(row: dict[str, Any]) -> str:
+    """A comparison's difference with its interval."""
+    within = f" ({signed(row['low'])} to {signed(row['high'])})" if row["low"] is not None else ""
+    return f"{signed(row['delta'])}{within}"
+
+
+def ruling(row: dict[str, Any]) -> str:
+    """A comparison's verdict with its p, and of an unresolved one, what could have been found."""
+    found = f"{VERDICTS[row['verdict']]} {row['verdict']}, p {p_value(row.get('p_holm'))}"
+    if row["verdict"] != "unresolved":
+        return found
+    if row["method"] == "no group differs":
+        return f"{found}; no difference seen"
+    if row["detectable"] is None:
+        return f"{found}; too few groups"
+    return f"{found}; could find ±{figure(row['detectable'])}"
+
+
+def samples(row: dict[str, Any]) -> str:
+    """How many samples were scored, in how many groups, and how many were not."""
+    n, groups = row["n"], row.get("groups")
+    parts = [figure(n)] + ([f"{figure(groups)} groups"] if groups not in (None, n) else [])
+    return ", ".join(parts + [f"{figure(row[key])} {key}" for key in ("failed", "skipped") if row.get(key)])
