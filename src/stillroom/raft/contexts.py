@@ -63,14 +63,24 @@ class Contexts:
         place = draw.random()
         wanted = self._distractors + (not oracle)
         most = min(len(self._pool), CANDIDATES * (wanted + 1))
+        candidates: Iterable[int]
         if self._index is None:
             candidates = draw.sample(range(len(self._pool)), most)
         else:
-            candidates = self._index.ranked(pair.question, most)
+            candidates = _ranked(self._index, pair.question, wanted + 1, most)
         others = (self._pool[i] for i in candidates if self._pool[i].id != pair.chunk.id)
         silent = (chunk for chunk in others if not tells(chunk.text, pair, refusal))
         beside = tuple(islice(silent, wanted))
         return Plan(pair, beside, oracle, refusal, place, few=len(beside) < wanted)
+
+
+def _ranked(index: Index, query: str, enough: int, most: int) -> Iterator[int]:
+    """The places of at most `most` passages, the best first; more than enough are searched for on demand."""
+    seen = 0
+    while seen < most:
+        places = index.ranked(query, min(max(enough, 4 * seen), most))
+        yield from places[seen:]
+        seen = len(places)
 
 
 def tells(text: str, pair: Pair, refusal: bool) -> bool:

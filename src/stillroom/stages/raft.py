@@ -250,6 +250,8 @@ def write(
     ids: dict[Side, list[str]] = {"train": [], "eval": []}
     for pair in reviewed(paths.pairs, decisions, params.reviewed_only, tally.review):
         ids[pair.side].append(pair.id)
+    if params.reviewed_only and held and not ids["eval"]:
+        print("raft: warning: no held-out pair is kept: stillroom raft review", file=sys.stderr)
 
     def examples(side: Side, pool: Sequence[Chunk], probability: float, limit: int) -> Iterator[Example]:
         beside = Contexts(
