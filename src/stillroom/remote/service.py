@@ -205,11 +205,13 @@ class Service(ABC):
             unsure = self._error(str(said), "run again to go on", Unsure)
             unsure.wait = retry_after(response.headers)
             return unsure
+        elsewhere = f"is the service of the dialect {self.settings.dialect!r}, and does base_url end in /v1?"
         hints = {
             401: f"put a valid key into the environment variable {self.key_variable}",
             402: "the account has no credit",
             403: f"the key in {self.key_variable} may not do this",
-            404: f"is the service of the dialect {self.settings.dialect!r}, and does base_url end in /v1?",
+            404: elsewhere,
+            405: elsewhere,
         }
         hint = hints.get(said.status, "see params.yaml: train.api")
         return self._error(str(said), hint, Gone if said.status == 404 else EndpointError)
