@@ -43,8 +43,8 @@ class Mqa(Questions):
     definition: ClassVar[str] = (
         "best_subspan_em of Lost in the Middle: the answer's first line, normalised as SQuAD does, holds a"
         " gold answer. Greedy. Gold answers that normalise to nothing are refused, since they would always"
-        " match; prompts that do not fit the model are skipped and counted. All numbers of documents of "
-        "one question are one group."
+        " match; prompts that do not fit the model are skipped and counted. Questions about one gold "
+        "passage are one group, with all their numbers of documents."
     )
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve("documents", "documents in the prompt", "accuracy", by("documents")),
@@ -59,7 +59,7 @@ class Mqa(Questions):
         return [a for a in meta(record, "answers", list) if normalise(str(a))]
 
     def group(self, record: Conversation) -> str:
-        """One question, asked with several numbers of documents."""
+        """Questions about one gold passage, each asked with several numbers of documents."""
         return str(record.meta.get("group", record.id))
 
     def score(self, record: Conversation, output: str, gold: Sequence[str]) -> Scores:
