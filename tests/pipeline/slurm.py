@@ -21,6 +21,8 @@ from pathlib import Path
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PLUGIN = Path(sys.prefix, "slurm")
 """where CI puts the executor plugin: in the environment itself, it would slow every Snakemake down"""
+PATIENCE = 300
+"""seconds that Slurm may take for anything"""
 GPUS = 32
 """room for two jobs of the profile's `train`, and for evaluations beside them"""
 
@@ -62,7 +64,7 @@ SQUEUE = """\
 #!/bin/sh
 # Answers about a run's jobs once none is active: the plugin waits 10 s longer after each look in vain.
 for run; do :; done
-for _ in $(seq 100); do
+for _ in $(seq 600); do
     [ -z "$({program} --noheader --name "$run")" ] && break
     sleep 0.2
 done
@@ -110,7 +112,7 @@ class Cluster:
         """The output of one of Slurm's commands."""
         environment = {**os.environ, **self.env, "PATH": _path()}
         return subprocess.run(
-            command, env=environment, text=True, capture_output=True, check=True, timeout=30
+            command, env=environment, text=True, capture_output=True, check=True, timeout=PATIENCE
         ).stdout
 
     def jobs(self) -> dict[str, dict[str, str]]:
@@ -187,7 +189,7 @@ def _daemon(folder: Path, *command: str) -> Iterator[None]:
             process.wait()
 
 
-def _wait_for(condition, folder: Path, seconds: float = 20) -> None:
+def _wait_for(condition, folder: Path, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:

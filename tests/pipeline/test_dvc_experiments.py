@@ -43,16 +43,14 @@ def loss_diff(output):
 
 def test_experiments_in_a_queue_and_a_temporary_folder(toy):
     toy.dvc("exp", "run", "--queue", "--set-param", "train.lr=0.4", "--name", "four")
-    toy.dvc("exp", "run", "--queue", "--set-param", "train.lr=0.5", "--name", "five")
-    toy.dvc("queue", "start", "--jobs", "2")
+    toy.dvc("queue", "start")
     try:
         toy.dvc("exp", "run", "--temp", "--set-param", "train.lr=0.6", "--name", "six")
-        toy.wait_for(lambda: {"four", "five"} <= experiments(toy).keys(), 60)
+        toy.wait_for(lambda: "four" in experiments(toy))
     finally:
         toy.dvc("queue", "stop", "--kill", check=False)
-    losses = experiments(toy)
-    assert losses == {"four": 0.7143, "five": 0.6667, "six": 0.625}
-    assert toy.ran() == sorted(3 * TRAINED)
+    assert experiments(toy) == {"four": 0.7143, "six": 0.625}
+    assert toy.ran() == sorted(2 * TRAINED)
     assert toy.would_run() == []
 
 
@@ -87,14 +85,14 @@ def clone(toy, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
-def test_a_clone_that_pulled_runs_nothing(toy, remote, clone, engine):
+def test_a_clone_that_pulled_runs_nothing(toy, remote, clone):
     toy.dvc("push", "--quiet")
     other = clone()
     other.dvc("pull", "--quiet")
-    other.engine(engine)
-    assert other.ran() == []
     assert other.status() == []
+    for engine in ("snakemake", "dvc"):
+        other.engine(engine)
+        assert other.ran() == []
 
 
 def test_a_clone_without_a_pull_pulls_what_the_remote_has(toy, remote, clone):

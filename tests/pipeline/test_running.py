@@ -42,7 +42,7 @@ def test_a_killed_snakemake_leaves_its_stage_running_and_the_next_one_waits_for_
     following = toy.start("snakemake", "train")
     toy.wait_for_output("which works on it")
     toy.go.touch()
-    assert following.wait(60) == 0, toy.output.read_text()
+    assert toy.ended(following) == 0, toy.output.read_text()
     assert "was killed: its lock is removed" in toy.output.read_text()
     assert toy.ran() == ["train"]
     assert "train" not in toy.status()
@@ -55,7 +55,7 @@ def test_a_job_waits_for_the_one_that_another_node_has_not_finished(toy):
         following = toy.start("snakemake", "train")
         toy.wait_for_output("train: waiting for another job, which works on it")
         assert toy.ran() == []
-    assert following.wait(60) == 0, toy.output.read_text()
+    assert toy.ended(following) == 0, toy.output.read_text()
     assert toy.ran() == ["train"]
 
 
@@ -71,7 +71,7 @@ def test_a_kill_while_dvc_wrote_its_list_of_locks_is_mended(toy):
 def test_ctrl_c_stops_the_stage_and_the_next_run_goes_on(toy):
     process = start_and_hang(toy, "snakemake")
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) != 0
+    assert toy.ended(process) != 0
     toy.wait_for_end_of_group(process)
     assert not (toy.root / ".snakemake/locks").exists() or not any((toy.root / ".snakemake/locks").iterdir())
     assert toy.would_run() == sorted(["train", *BELOW_TRAIN])
@@ -85,7 +85,7 @@ def test_a_second_snakemake_is_refused_and_a_dry_run_is_not(toy):
     assert "train" in toy.would_run()
     assert "train" in [name for name, stage in toy.plan().items() if stage["why"]]
     toy.go.touch()
-    assert process.wait(60) == 0, toy.output.read_text()
+    assert toy.ended(process) == 0, toy.output.read_text()
     assert toy.ran() == ["train"]
     assert toy.would_run() == sorted(BELOW_TRAIN)
 
