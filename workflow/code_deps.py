@@ -3,7 +3,7 @@
     python workflow/code_deps.py           # rewrite dvc.yaml
     python workflow/code_deps.py --check   # exit 1 where dvc.yaml differs (a test does the same)
 
-Imports inside functions count: what a stage can run is what it depends on.
+Imports inside functions count: what a stage can run is what it depends on. Those for type checkers do not.
 """
 
 from __future__ import annotations
@@ -42,8 +42,12 @@ def _file(module: str) -> Path | None:
 
 def _imports(path: Path, module: str) -> list[str]:
     """Every module name that a file imports; `from a import b` may mean the module a.b."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body.clear()
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

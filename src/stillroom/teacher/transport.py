@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import aiohttp
 import certifi
 import orjson
 from yarl import URL
 
-from stillroom.teacher.requests import Query
+if TYPE_CHECKING:
+    from stillroom.teacher.requests import Query
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
