@@ -29,6 +29,7 @@ def paths(tmp_path):
         metrics=tmp_path / "train.json",
         curve=tmp_path / "train.csv",
         work=tmp_path / "work",
+        logs=tmp_path / "logs",
     )
 
 

@@ -238,7 +238,7 @@ def trained(tmp_path: Path, base: Path, packed: Path, group: Group):
         work = tmp_path / name
         work.mkdir(exist_ok=True)
         recipe = Recipe(**{"batch_size": 4, "lr": 1e-3, "steps": 4, "warmup": 0.0, **settings})
-        job = loop.Job(packed, base, work, recipe)
+        job = loop.Job(packed, base, work, recipe, tmp_path / "logs")
         run.codes = group(world, loop.train, job, torch.device("cpu"), stop)
         return work
 

@@ -58,6 +58,7 @@ class Paths:
     metrics: Path = Path("reports/metrics/train.json")
     curve: Path = Path("reports/figures/train.csv")
     work: Path = Path(".stillroom/work")
+    logs: Path = Path("logs/train")
 
 
 def identity(paths: Paths, params: Recipe) -> str:
@@ -100,7 +101,7 @@ def run_here(paths: Paths, recipe: Recipe) -> None:
     final = work / FINAL
     if not final.exists():
         work.mkdir(parents=True, exist_ok=True)
-        Job(paths.packed, paths.base, work, recipe).write(work / "job.json")
+        Job(paths.packed, paths.base, work, recipe, paths.logs).write(work / "job.json")
         launch(work, process_count(recipe))
     publish(final, paths)
     shutil.rmtree(work)

@@ -7,9 +7,8 @@ step is Σ cross-entropy / number of labelled tokens of the whole global batch, 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,14 @@ from stillroom.artifacts import read_json, write_json
 from stillroom.errors import InputError, TrainingError
 from stillroom.progress import track
 from stillroom.training import checkpoint
+from stillroom.training.live import Live, operations
 from stillroom.training.model import PackedModel, load, precision, read_config
 from stillroom.training.offload import offloaded
 from stillroom.training.optimizer import adamw, learning_rate
 from stillroom.training.recipe import ELASTIC, Recipe
 from stillroom.training.rows import MicroBatch, PackedRows, rewrite, rows_of_step, share
 
+PATHS = ("packed", "base", "work", "logs")
 CURVE = "step,tokens,loss,validation_loss,lr,grad_norm\n"
 SCALE, SCALE_STEPS = 2.0**16, 2000
 """of the loss in float16 at first; steps without an overflow after which it doubles"""
@@ -45,17 +46,19 @@ class Job:
     base: Path
     work: Path
     recipe: Recipe
+    logs: Path = Path("logs/train")
+    """where live figures go, in a folder with the work folder's name"""
 
     def write(self, path: Path) -> None:
         """Hand the job to other processes."""
-        paths = {name: str(getattr(self, name)) for name in ("packed", "base", "work")}
+        paths = {name: str(getattr(self, name)) for name in PATHS}
         write_json(path, {**paths, "recipe": self.recipe.model_dump()})
 
     @classmethod
     def read(cls, path: Path) -> Job:
         """The job that `write` wrote."""
         value = read_json(path)
-        paths = {name: Path(value[name]) for name in ("packed", "base", "work")}
+        paths = {name: Path(value[name]) for name in PATHS}
         return cls(**paths, recipe=Recipe.model_validate(value["recipe"]))
 
 
@@ -72,8 +75,8 @@ class Progress:
     """steps since it was changed"""
 
 
-Show = Callable[[Progress, str], None]
-"""Tells the display how far the run is, with a note."""
+Show = Callable[[list[int], dict[str, float | None]], None]
+"""Tells the display of a step: its rows, its figures."""
 
 
 @dataclass
@@ -180,7 +183,7 @@ def step(run: Run, show: Show) -> bool:
     )
     due = run.progress.step % recipe.validate_every == 0 or run.progress.step == run.steps
     validated = validate(run) if due else None
-    _record(run, show, value, validated, rate, norm)
+    _record(run, show, rows, value, validated, rate, norm)
     return stopped
 
 
@@ -259,30 +262,43 @@ def validate(run: Run) -> float | None:
     return float(total) / targets
 
 
-def _record(run: Run, show: Show, loss: float, validated: float | None, rate: float, norm: float) -> None:
+def _record(
+    run: Run, show: Show, rows: list[int], loss: float, validated: float | None, rate: float, norm: float
+) -> None:
     """Add a line to the curve and to the live display."""
-    shown = "" if validated is None else f"{validated:.6f}"
+    written = "" if validated is None else f"{validated:.6f}"
     progress = run.progress
     run.losses = (loss, validated)
-    run.curve += f"{progress.step},{progress.tokens},{loss:.6f},{shown},{rate:.6g},{norm:.7g}\n"
-    show(progress, f"loss {loss:.3f} · lr {rate:.2e}")
+    run.curve += f"{progress.step},{progress.tokens},{loss:.6f},{written},{rate:.6g},{norm:.7g}\n"
+    show(rows, {"loss": loss, "validation_loss": validated, "lr": rate, "grad_norm": norm})
 
 
 @contextmanager
 def _display(run: Run) -> Iterator[Show]:
     """The live display of process 0; the others show nothing."""
     if dist.get_rank() != 0:
-        yield lambda progress, note: None
+        yield lambda rows, figures: None
         return
-    began, before = time.monotonic(), run.progress.tokens
-    with track("train", run.steps, "steps") as tracker:
+    config, parameters, trainable = run.model.lm.config, *_sizes(run.model)
+    live = Live(run.job.logs / run.job.work.name, run.recipe, run.device)
+    with track("train", run.steps, "steps") as tracker, closing(live):
         tracker.advance(run.progress.step)
 
-        def show(progress: Progress, note: str) -> None:
-            speed = (progress.tokens - before) / max(time.monotonic() - began, 1e-9)
-            tracker.advance(1, f"{note} · {speed:,.0f} tokens/s")
+        def show(rows: list[int], figures: dict[str, float | None]) -> None:
+            tokens, squares = (int(column[rows].sum()) for column in (run.train.tokens, run.train.squares))
+            done = operations(config, parameters, trainable, tokens, squares)
+            shown = live.show(run.progress.step, tokens, done, **figures)
+            used = f" · {shown['mfu']:.0%} MFU" if "mfu" in shown else ""
+            speed = f"{shown['tokens_per_second']:,.0f} tokens/s{used}"
+            tracker.advance(1, f"loss {shown['loss']:.3f} · lr {shown['lr']:.2e} · {speed}")
 
         yield show
+
+
+def _sizes(model: PackedModel) -> tuple[int, int]:
+    """Numbers of parameters: all, and those that are trained."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def keep(run: Run) -> None:
@@ -309,15 +325,15 @@ def finish(run: Run) -> None:
 
 def _info(run: Run) -> dict[str, Any]:
     """The run in numbers and settings: no times, no places."""
-    parameters = list(run.model.parameters())
+    parameters, trainable = _sizes(run.model)
     loss, validated = run.losses
     return {
         **asdict(run.progress),
         "epochs": round(run.total_rows / len(run.train), 4),
         "loss": round(loss, 6),
         "validation_loss": None if validated is None else round(validated, 6),
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": parameters,
+        "trainable": trainable,
         "adapter": run.recipe.adapter,
         "precision": precision(run.recipe, run.device),
         "recipe": run.recipe.model_dump(exclude=ELASTIC),

@@ -57,7 +57,7 @@ class PackedRows:
             self._table = pa.ipc.open_file(source).read_all()
         self.tokens: Ints = self._table["tokens"].to_numpy()
         self.loss_tokens: Ints = self._table["loss_tokens"].to_numpy()
-        self._squares: Ints = self._table["squares"].to_numpy()
+        self.squares: Ints = self._table["squares"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -67,7 +67,7 @@ class PackedRows:
 
         A layer takes about 24 h² per token in its matrices, and 2 h · length in causal attention.
         """
-        return 12 * hidden * self.tokens + self._squares
+        return 12 * hidden * self.tokens + self.squares
 
     def collate(self, rows: Sequence[int]) -> MicroBatch:
         """Lay rows end to end; no rows make one token without loss, for a process that has nothing to do."""
