@@ -49,7 +49,10 @@ def root(tmp_path, monkeypatch):
     )
     answered = [chat(id, **place, turns=[TURN]) for id in ("a.json#5", "one", "one#1", "three")]
     write_conversations(interim / "distilled.jsonl", answered)
-    oracle = {"question": "Who?", "turns": [{"question_key": "ab" * 32, "key": "cd" * 32}]}
+    oracle = {
+        "question": "Who?",
+        "turns": [{"question_key": "ab" * 32, "key": "cd" * 32, "repaired": ["no_quote"]}],
+    }
     write_conversations(interim / "raft.jsonl", [Conversation("raft-1", "raft", SAID, oracle)])
     mixed = [chat(id, turns=[TURN], origin="chat") for id in ("one", "one#1", "one~2")]
     write_conversations(mixture / "train.jsonl", mixed)
@@ -124,6 +127,7 @@ def test_what_was_left_out_says_why():
     assert stillroom("trace", "two").splitlines() == ["two", "  extract   dropped: duplicate_turns: of one"]
     assert "  mix       removed: contaminated: mqa/q-020: 2% …" in stillroom("trace", "three").splitlines()
     assert "not drawn, or the stage has not run" in stillroom("trace", "raft-1")
+    assert f"key {'cd' * 32}, repaired no_quote" in stillroom("trace", "raft-1")
 
 
 def test_a_benchmark_sample_shows_its_scores():

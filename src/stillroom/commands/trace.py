@@ -132,9 +132,10 @@ def _distilled(found: Trace) -> Iterator[str]:
 
 
 def _turn(turn: dict[str, Any]) -> str:
-    """A turn's keys, how it ended, and what it took."""
+    """A turn's keys, how it ended, what was put right in it, and what it took."""
     keys = [f"{name} {value}" for name, value in turn.items() if name.endswith("key") and value]
     ended = [str(turn[name]) for name in ("finish_reason", "verdict") if turn.get(name)]
+    ended += [f"repaired {fault}" for fault in turn.get("repaired", ())]
     used = (turn.get("prompt_tokens"), turn.get("completion_tokens"))
     tokens = [] if None in used else [f"{used[0]:,} + {used[1]:,} tokens"]
     return ", ".join([*keys, *ended, *tokens]) or "not asked: the original answer"
