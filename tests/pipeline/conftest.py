@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -32,7 +31,7 @@ PATIENCE = 300
 @cache
 def engines() -> Engines:
     """One for all tests of this process."""
-    return Engines(environment(Path(tempfile.mkdtemp(prefix="engines-"))))
+    return Engines()
 
 
 @dataclass

@@ -30,9 +30,13 @@ PATIENCE = 600
 class Engines:
     """The process that forks; it ends with the one that started it."""
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"LC_ALL": "C.UTF-8"},  # the commands bring theirs
         )
 
     @staticmethod
