@@ -133,3 +133,22 @@ def test_the_widest_figures_fit_80_columns(monkeypatch, capsys):
     row = next(line for line in capsys.readouterr().out.splitlines() if "distill" in line)
     assert row.rstrip().endswith("123G–988G  12,345–98,765")
     assert len(row) <= 80
+
+
+def test_judges_have_rows_of_their_own(checkout):
+    folder, stages = checkout
+    conversations(folder, 2)
+    rows = [{"instruction": f"Do {i}.", "output": "Done."} for i in range(5)]
+    data = folder / "data/benchmarks/alpaca_eval"
+    data.mkdir(parents=True)
+    (data / "set.json").write_text(json.dumps(rows))
+    document = yaml.safe_load((folder / "params.yaml").read_text())
+    document["evaluate"] = {"benchmarks": ["mqa", "alpaca_eval"], "alpaca_eval": {"judge": {"model": "gpt"}}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    for model, why in (("base", ""), ("tuned", "never run")):
+        stages += [stage(f"evaluate@{model}-{name}", why=why) for name in ("mqa", "alpaca_eval")]
+    found = json.loads(shown("--json"))
+    requests = {name: cost["estimate"]["requests"]["high"] for name, cost in found["stages"].items()}
+    assert requests == {"distill": 1, "evaluate@base-alpaca_eval": 0, "evaluate@tuned-alpaca_eval": 5}
+    assert found["total"]["requests"]["high"] == 6
+    assert " tuned-alpaca_eval " in shown()

@@ -15,7 +15,7 @@ from stillroom.params import Price, Sampling, Teacher
 from stillroom.records import Conversation, Message, write_conversations
 from stillroom.stages import STAGES, distill, raft
 from stillroom.teacher.cache import Cache, Row
-from stillroom.teacher.estimate import ENOUGH, INPUTS, NOTHING, Range, of_stage
+from stillroom.teacher.estimate import ENOUGH, INPUTS, JUDGED, NOTHING, Range, of_judge, of_stage
 from stillroom.teacher.prices import cost
 from stillroom.teacher.requests import answer, query
 
@@ -34,7 +34,7 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def recipe(*, endpoint=None, raft=None, **block):
+def recipe(*, endpoint=None, raft=None, evaluate=None, **block):
     """Write params.yaml: a teacher that nobody can reach, and its price."""
     prices = {"mock": PRICE.model_dump()}
     document = {
@@ -42,6 +42,7 @@ def recipe(*, endpoint=None, raft=None, **block):
         "endpoint": {"base_url": "http://127.0.0.1:9/v1", "prices": prices} | (endpoint or {}),
         "distill": {"sampling": SAMPLING.model_dump(), **block},
         "raft": raft or {},
+        "evaluate": evaluate or {},
     }
     Path("params.yaml").write_text(yaml.safe_dump(document))
 
@@ -92,7 +93,8 @@ def test_all_stages_that_ask_are_known():
     import importlib
 
     blocks = {name: importlib.import_module(f"stillroom.stages.{name}").Params for name in STAGES}
-    assert set(INPUTS) == {name for name, block in blocks.items() if "endpoint" in block.shared_blocks}
+    asking = {name for name, block in blocks.items() if "endpoint" in block.shared_blocks}
+    assert {*INPUTS, JUDGED, "train"} == asking  # train may be done by a service, which has its own price
 
 
 def test_without_answers_lengths_are_assumed_and_contexts_grow(checkout):
@@ -257,3 +259,37 @@ def test_an_answer_that_is_missing_between_others_is_one_request(passages):
 
     bought(rafting(), respond, lambda row: "Why 3?" not in row.request or "Question:" not in row.request)
     assert of_stage("raft").requests == Range(1, 1)
+
+
+@pytest.fixture
+def judged(checkout):
+    """Recipes with a judge of other prices, and nine instructions."""
+    rows = [{"instruction": f"Do {i}.", "output": "x" * 400} for i in range(9)]
+    put = Path("data/benchmarks/alpaca_eval/set.json")
+    put.parent.mkdir(parents=True)
+    put.write_bytes(orjson.dumps(rows))
+
+    def judging(*, scoring="verdict", swap=False, **block):
+        endpoint = {"prices": {"gpt": {"prompt": 10.0, "completion": 30.0}}}
+        judge = {"model": "gpt", "scoring": scoring, "order_swap": swap}
+        recipe(endpoint=endpoint, evaluate={"alpaca_eval": {"judge": judge, **block}})
+
+    return judging
+
+
+@pytest.mark.parametrize("scoring", ["verdict", "logprobs"])
+def test_a_judge_is_asked_once_or_twice_about_every_answer(judged, scoring):
+    judged(scoring=scoring)
+    once = of_judge("base", "alpaca_eval")
+    assert (once.dialogues, once.cached, once.requests) == (9, 0, Range(9, 9))
+    assert once.prompt_tokens.low > 9 * 2 * 400 / 4
+    assert once.cost.high == pytest.approx((once.prompt_tokens.high * 10 + 9 * 16 * 30) / 1e6)
+    assert any("as long as the right ones" in line for line in once.basis)
+    judged(scoring=scoring, swap=True, limit=4)
+    assert of_judge("base", "alpaca_eval").requests == Range(8, 8)
+
+
+def test_without_a_judge_nothing_is_asked_or_it_is_named(judged):
+    assert of_judge("base", "mqa") == of_judge("base", "raft") == NOTHING
+    with pytest.raises(ParamsError, match=r"evaluate\.alpaca_eval\.judge"):
+        of_judge("base", "alpaca_eval")

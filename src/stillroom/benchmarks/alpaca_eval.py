@@ -22,7 +22,7 @@ from pydantic import Field
 
 from stillroom.artifacts import atomic_write, read_json, write_json
 from stillroom.benchmarks.base import Curve, Measure, Sample, Scores, mean
-from stillroom.benchmarks.judge import Judge, Judged, invalid, word
+from stillroom.benchmarks.judge import Judge, Judged, invalid, said
 from stillroom.draws import rank
 from stillroom.errors import InputError
 from stillroom.records import Conversation
@@ -84,14 +84,14 @@ class PairJudge(Judge):
 
 def told(answer: Answer) -> float | None:
     """A preference in words."""
-    said = word(answer.text, ("1", "2"))
-    return float(said) if said else None
+    number = said(answer, ("1", "2"))
+    return float(number) if number else None
 
 
 def weighed(answer: Answer) -> float | None:
     """2 − P(m) / (P(m) + P(M)), from the first token; None where neither is among the likeliest."""
     if not answer.key:
-        return None  # an estimate imagines it
+        return DRAW  # an estimate imagines it
     found = {FIRST: 0.0, SECOND: 0.0}
     for token, logprob in first_tokens(answer.text).items():
         if (name := token.strip()) in found:
@@ -154,17 +154,16 @@ class AlpacaEval(Judged):
             return _preferred(sample, DRAW)
         turned = is_turned(seed, instruction)
         pair = (output, reference) if turned else (reference, output)
-        said, answer = yield from self.judge.compare(instruction, *pair)
-        if said is None:
-            note = invalid(answer.text, answer.finish_reason)
-            return replace(sample, status="failed", note=note)
-        found = _preferred(sample, 3 - said if turned else said)
+        first, answer = yield from self.judge.compare(instruction, *pair)
+        if first is None:
+            return replace(sample, status="failed", note=invalid(answer))
+        found = _preferred(sample, 3 - first if turned else first)
         if not self.judge.order_swap:
             return found
-        swapped, _ = yield from self.judge.compare(instruction, *pair[::-1])
-        if swapped is None:
+        second, _ = yield from self.judge.compare(instruction, *pair[::-1])
+        if second is None:
             return found
-        consistent = float((swapped > DRAW) == (3 - said > DRAW))
+        consistent = float((second > DRAW) == (3 - first > DRAW))
         return replace(found, scores=found.scores | {"consistent": consistent})
 
     @classmethod

@@ -21,7 +21,7 @@ from stillroom.errors import ParamsError
 from stillroom.params import Endpoint, Sampling, Settings, Teacher
 from stillroom.records import Conversation, Message
 from stillroom.teacher.prompts import PLACEHOLDER, filled
-from stillroom.teacher.requests import Dialogue, Request
+from stillroom.teacher.requests import Answer, Dialogue, Request
 
 AROUND = " \t\n\r.*_`'\"()[]"
 """marks that may stand around a verdict"""
@@ -99,6 +99,19 @@ class Judged(Questions):
             scored = sample.status == "scored"
             yield self.verdict(records[sample.id], sample, seed) if scored else _as_is(sample)
 
+    def imagined(self, data: Path, seed: int, mark: str) -> list[Sample]:
+        """What the judge would get of answers as long as the right ones: for an estimate of what it costs.
+
+        mark: stands in every answer.
+        """
+        found = []
+        for record in self.chosen(self.records(data), seed):
+            if gold := self.gold(record):
+                output = mark + gold[0]
+                scores = self.score(record, output, gold)
+                found.append(Sample(record.id, self.group(record), "", output, gold, scores))
+        return found
+
     def ready(self, endpoint: Endpoint) -> None:
         """Raise ParamsError where a judge is needed and not set, or set and nowhere to be asked."""
         if self.judge is None and self.needs_judge:
@@ -127,8 +140,13 @@ def word(text: str, words: Sequence[str]) -> str | None:
     return next((each for each in words if each.upper() == said), None)
 
 
-def invalid(text: str, finish_reason: str) -> str:
+def said(answer: Answer, words: Sequence[str]) -> str | None:
+    """A judge's verdict; of an answer that an estimate imagines, the first word."""
+    return word(answer.text, words) if answer.key else words[0]
+
+
+def invalid(answer: Answer) -> str:
     """A sample's note about an answer that is no verdict."""
-    said = " ".join(text.split())
-    shown = said if len(said) <= SHOWN else f"{said[:SHOWN]}…"
-    return f"no verdict: the judge said {shown!r} ({finish_reason})"
+    text = " ".join(answer.text.split())
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return f"no verdict: the judge said {shown!r} ({answer.finish_reason})"

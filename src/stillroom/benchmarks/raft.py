@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from stillroom.benchmarks import rouge
 from stillroom.benchmarks.base import Measure, Sample, Scores, mean, meta
-from stillroom.benchmarks.judge import Judge, Judged, invalid, word
+from stillroom.benchmarks.judge import Judge, Judged, invalid, said
 from stillroom.records import Conversation
 from stillroom.squad import normalise
 from stillroom.teacher.prompts import ANSWER_TAG
@@ -38,9 +38,9 @@ class RightJudge(Judge):
     order_swap: bool = True
     """ask a second time with the two answers swapped, for the figure of consistency alone: twice the price"""
 
-    def compare(self, question: str, gold: str, said: str, *, swapped: bool) -> Dialogue[Answer]:
-        """Ask whether what was said is right."""
-        marked = {"reference_answer": gold, "answer_to_judge": said}
+    def compare(self, question: str, gold: str, given: str, *, swapped: bool) -> Dialogue[Answer]:
+        """Ask whether the answer that was given is right."""
+        marked = {"reference_answer": gold, "answer_to_judge": given}
         parts = [f"<{name}>\n{text}\n</{name}>" for name, text in marked.items()]
         answers = "\n\n".join(parts[::-1] if swapped else parts)
         return (yield self.request(question=question, answers=answers))
@@ -96,21 +96,21 @@ class Raft(Judged):
         """Ask whether the answer is right; nobody is asked about refusals' questions and empty answers."""
         output = sample.output or ""
         answer = tagged(output)
-        said = output.strip() if answer is None else answer
+        given = output.strip() if answer is None else answer
         if self.judge is None or "exact_match" not in sample.scores:
             return sample
-        if not said:
+        if not given:
             return replace(sample, scores=sample.scores | {"verdict": 1.0, JUDGED.key: 0.0})
         question, gold = meta(record, "question", str), sample.gold[0]
-        reply = yield from self.judge.compare(question, gold, said, swapped=False)
-        first = word(reply.text, (YES, NO))
+        reply = yield from self.judge.compare(question, gold, given, swapped=False)
+        first = said(reply, (YES, NO))
         found = sample.scores | {"verdict": float(first is not None)}
         if first is None:
-            return replace(sample, scores=found, note=invalid(reply.text, reply.finish_reason))
+            return replace(sample, scores=found, note=invalid(reply))
         found[JUDGED.key] = float(first == YES)
         if self.judge.order_swap:
-            reply = yield from self.judge.compare(question, gold, said, swapped=True)
-            if second := word(reply.text, (YES, NO)):
+            reply = yield from self.judge.compare(question, gold, given, swapped=True)
+            if second := said(reply, (YES, NO)):
                 found["consistent"] = float(first == second)
         return replace(sample, scores=found)
 

@@ -11,13 +11,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stillroom import checkout
 from stillroom.errors import InputError, StillroomError
+
+if TYPE_CHECKING:
+    from stillroom.teacher.estimate import Estimate
 
 
 def plan(
@@ -25,7 +29,7 @@ def plan(
     with_cost: Annotated[
         bool,
         typer.Option(
-            "--cost", help="requests, tokens and money of the stages that ask a teacher; asks nobody"
+            "--cost", help="requests, tokens and money of the stages that ask a teacher or judge; asks nobody"
         ),
     ] = False,
 ) -> None:
@@ -81,28 +85,40 @@ def state(stage: dict[str, Any]) -> str:
 
 
 def costs(stages: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each stage that asks a teacher: what it is going to ask, or `first`, the stages to run before that
-    can be told; and the total where all can be told."""
+    """What each stage that asks a teacher, and each item that asks a judge, is going to ask, or `first`, the
+    stages to run before that can be told; and the total where all can be told."""
     from stillroom import params
-    from stillroom.teacher.estimate import INPUTS
+    from stillroom.teacher.estimate import INPUTS, NOTHING, of_judge, of_stage
 
     by_name = {stage["name"]: stage for stage in stages}
-    found = {name: _cost(name, by_name) for name in INPUTS if name in by_name}
+    asking = {name: partial(of_stage, name) for name in INPUTS}
+    asking |= {f"evaluate@{model}-{name}": partial(of_judge, model, name) for model, name in _judged()}
+    found = {name: _cost(name, by_name, ask, NOTHING) for name, ask in asking.items() if name in by_name}
     settings = params.read(params.PARAMS).get("endpoint") or {}
     endpoint = params.validate(params.Endpoint, settings, params.PARAMS, ("endpoint",))
     return {"stages": found, "total": _total(found.values()), "max_cost": endpoint.max_cost}
 
 
-def _cost(name: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A stage's estimate as plain values; None where its input is not there yet."""
-    from stillroom.teacher.estimate import NOTHING, of_stage
+def _judged() -> list[tuple[str, str]]:
+    """The items of `evaluate` that ask a judge: (model, benchmark). Raises ParamsError where one lacks it."""
+    from stillroom import params
+    from stillroom.stages import evaluate
 
+    settings = params.load("evaluate", evaluate.Params)
+    judged = [name for name in settings.benchmarks if evaluate.asking(name, settings)]
+    return [(model, name) for model in settings.models for name in judged]
+
+
+def _cost(
+    name: str, stages: dict[str, dict[str, Any]], ask: Callable[[], Estimate], nothing: Estimate
+) -> dict[str, Any]:
+    """A stage's estimate as plain values; None where its input is not there yet."""
     stage = stages[name]
     found: dict[str, Any] = {"state": state(stage), "after": _stale_above(stage, stages), "first": []}
     if found["state"] == "fresh":
-        return found | {"estimate": asdict(NOTHING)}
+        return found | {"estimate": asdict(nothing)}
     try:
-        return found | {"estimate": asdict(of_stage(name))}
+        return found | {"estimate": asdict(ask())}
     except InputError:
         if not (first := _makers_of_missing(stage, stages)):
             raise
@@ -141,7 +157,7 @@ def _total(found: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def show_costs(found: dict[str, Any]) -> None:
-    """A row per stage and one for the total, and what the figures rest on."""
+    """A row per stage, one per model and benchmark that is judged, one for the total; what they rest on."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -151,7 +167,7 @@ def show_costs(found: dict[str, Any]) -> None:
     for heading in ("cached", "to ask", "prompt tokens", "answer tokens", "money"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, cost in found["stages"].items():
-        table.add_row(name, *_cells(cost["estimate"]))
+        table.add_row(name.removeprefix("evaluate@"), *_cells(cost["estimate"]))
     if found["total"]:
         table.add_section()
         table.add_row("total", *_cells(found["total"]))

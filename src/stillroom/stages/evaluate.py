@@ -127,14 +127,13 @@ def run(paths: Paths, params: Params) -> None:
     if not paths.folder.is_dir():
         raise InputError("no such model folder", where=str(paths.folder), hint="run convert or models first")
     benchmark: Benchmark = getattr(params, paths.benchmark)
-    if isinstance(benchmark, Judged):
-        benchmark.ready(params.endpoint)
+    judging = asking(paths.benchmark, params)
     chat = chat_format.get(params.chat_format)
     subject = Subject(paths.folder, chat, params.batch_tokens, params.seed)
     samples = sorted(benchmark.run(paths.data, subject), key=lambda s: s.id)
     with atomic_directory(paths.files) as files:
-        if isinstance(benchmark, Judged) and benchmark.judge and samples:
-            samples = judged(benchmark, samples, paths, params, files / ANSWERS)
+        if judging and samples:
+            samples = judged(judging, samples, paths, params, files / ANSWERS)
         if samples:
             benchmark.export(files, paths.data, samples, paths.model)
     write_jsonl(paths.samples, samples)
@@ -158,6 +157,15 @@ def judged(
             asker.run(verdicts, found.__setitem__, total=len(samples), unit="answers")
         snapshot.write(answers, cache, asker.used())
     return [found[index] for index in range(len(samples))]
+
+
+def asking(benchmark: str, params: Params) -> Judged | None:
+    """The benchmark, where it asks a judge. Raises ParamsError where it lacks one, or its address."""
+    found = getattr(params, benchmark)
+    if not isinstance(found, Judged):
+        return None
+    found.ready(params.endpoint)
+    return found if found.judge else None
 
 
 def metrics(benchmark: Benchmark, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from stillroom import chat_format, params
-from stillroom.params import Price
+from stillroom.params import Endpoint, Price, Teacher
 from stillroom.progress import Tracker, track
 from stillroom.teacher import prices, snapshot
 from stillroom.teacher.cache import Cache
@@ -33,6 +33,8 @@ from stillroom.teacher.requests import Answer, Dialogue, Query, Request, answer,
 
 INPUTS = {"distill": "conversations", "raft": "documents"}
 """the stages that ask a teacher, and the path in their `Paths` that their dialogues are made of"""
+JUDGED = "evaluate"
+"""the stage whose items may ask a judge"""
 ENOUGH = 30
 """answers under the same settings, from which lengths are read off"""
 SHORT, LONG = 0.25, 1.0
@@ -142,22 +144,55 @@ def of_stage(name: str) -> Estimate:
     """
     stage = importlib.import_module(f"stillroom.stages.{name}")
     paths, settings = stage.Paths(), params.load(name, stage.Params)
-    price = prices.price_of(settings.teacher.model, settings.endpoint)
     if settings.answers == "original":
         return NOTHING
-    known_as = identity(settings.teacher, paths.teacher)
+    cache = Cache()
+    snapshot.restore(paths.answers, cache)
+    dialogues = functools.partial(stage.dialogues, getattr(paths, INPUTS[name]), settings)
+    return _asked(name, dialogues, settings.teacher, paths.teacher, settings.endpoint, settings, cache)
+
+
+def of_judge(model: str, benchmark: str) -> Estimate:
+    """What an item of `evaluate` asks its judge. The model's answers are not known: none of it is cached.
+
+    Raises ParamsError where the judge is nowhere to be asked; else as `of_stage`.
+    """
+    from stillroom.stages import evaluate as stage
+
+    paths, settings = stage.Paths(model, benchmark), params.load(JUDGED, stage.Params)
+    judging = stage.asking(benchmark, settings)
+    if judging is None or judging.judge is None:
+        return NOTHING
+    judge, endpoint = judging.judge.teacher, settings.endpoint.of_judges()
+    samples = judging.imagined(paths.data, settings.seed, MARK)
+    dialogues = functools.partial(judging.verdicts, paths.data, samples, settings.seed)
+    title = f"{JUDGED} {model} {benchmark}"
+    found = _asked(title, dialogues, judge, paths.folder, endpoint, settings, Cache())
+    length = "the model's answers are taken to be as long as the right ones, and to be new"
+    return replace(found, basis=[*found.basis, length] if found.basis else [])
+
+
+def _asked(
+    title: str,
+    dialogues: Callable[[], Iterable[Dialogue[Any]]],
+    teacher: Teacher,
+    folder: Path,
+    endpoint: Endpoint,
+    settings: Any,
+    cache: Cache,
+) -> Estimate:
+    """What dialogues ask of a model; `settings` has the chat format and the seed."""
+    price = prices.price_of(teacher.model, endpoint)
+    known_as = identity(teacher, folder)
     chat = chat_format.get(settings.chat_format)
 
     def asked(request: Request) -> Query:
-        return query(request, settings.teacher, known_as, chat, settings.seed)
+        return query(request, teacher, known_as, chat, settings.seed)
 
-    dialogues = functools.partial(stage.dialogues, getattr(paths, INPUTS[name]), settings)
-    cache = Cache()
-    snapshot.restore(paths.answers, cache)
     imagined = Imagination(observations(cache.path, known_as))
-    with cache, track(f"{name}: estimate", None, "dialogues") as tracker:
+    with cache, track(f"{title}: estimate", None, "dialogues") as tracker:
         count, low, high = bills(dialogues, cache, asked, imagined, tracker)
-    batch = settings.endpoint.backend == "batch"
+    batch = endpoint.backend == "batch"
     return _estimate(count, low, high, price, imagined.basis(), batch=batch)
 
 

@@ -49,6 +49,7 @@ def _recorded_md5(path: Path, lock: Path) -> str | None:
         return None
     document = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
     stages = document.get("stages", {}).values()
+    outs: dict[str, str | None]
     outs = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
     if path.as_posix() in outs:
         return outs[path.as_posix()]
