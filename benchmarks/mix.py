@@ -137,7 +137,7 @@ def generate(work: Path, count: int) -> None:
     if (work / "base").exists():
         return
     writer = Writer(42)
-    for name in ("pg19", "booksum", "mqa", "raft"):
+    for name in ("pg19", "booksum", "mqa", "alpaca_eval", "raft"):
         (work / "benchmarks" / name).mkdir(parents=True, exist_ok=True)
     for origin, (share, _, _) in SOURCES.items():
         with (work / f"{origin}.jsonl").open("wb") as file:

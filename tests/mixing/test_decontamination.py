@@ -131,11 +131,14 @@ def test_what_is_protected(tmp_path):
     }
     for name, row in rows.items():
         write_jsonl(tmp_path / name / "eval.jsonl", [row])
+    write_jsonl(tmp_path / "alpaca_eval/set.jsonl", [{"instruction": "Do it.", "output": "Done."}])
     assert list(protected(tmp_path)) == [
         ("pg19", "austen/emma", "austen/emma", "Emma"),
         ("booksum", "b", "Emma", "It was.\n\nIt rained."),
         ("booksum", "b", "Emma", "Rain."),
         ("mqa", "m", "g", "x?"),
+        ("alpaca_eval", "alpaca_eval-0000", "alpaca_eval-0000", "Do it."),
+        ("alpaca_eval", "alpaca_eval-0000", "alpaca_eval-0000", "Done."),
         ("raft", "r", "d", "What?"),
         ("raft", "r", "d", "It is so."),
     ]

@@ -1,11 +1,12 @@
 """What of a benchmark must not be trained on: the texts of its samples that give something away.
 
-data/benchmarks/{pg19/*.txt, booksum/eval.jsonl, mqa/eval.jsonl, raft/eval.jsonl} ──▶ protected texts
+data/benchmarks/{pg19/*.txt, {booksum,mqa,raft}/eval.jsonl, alpaca_eval/*.json} ──▶ protected texts
 
-pg19      the books
-booksum   the chapters and their summaries, without the request
-mqa       the questions
-raft      the questions, and the passages that hold the answers
+pg19         the books
+booksum      the chapters and their summaries, without the request
+mqa          the questions
+alpaca_eval  the instructions, and the reference's outputs
+raft         the questions, and the passages that hold the answers
 
 The documents of `mqa` are no secret: training examples are made from the same collection, and an answer
 without its question tells nothing.
@@ -19,8 +20,9 @@ from typing import NamedTuple
 
 from stillroom.errors import InputError
 from stillroom.records import Conversation, read_conversations
+from stillroom.sources import alpaca_eval
 
-BENCHMARKS = ("pg19", "booksum", "mqa", "raft")
+BENCHMARKS = ("pg19", "booksum", "mqa", "alpaca_eval", "raft")
 """folders of data/benchmarks"""
 
 
@@ -40,7 +42,7 @@ def protected(folder: Path) -> Iterator[Protected]:
         place = folder / benchmark
         if not place.is_dir():
             raise InputError("no such folder", where=str(place), hint="run the stage that makes it first")
-        yield from books(place) if benchmark == "pg19" else asked(benchmark, place / "eval.jsonl")
+        yield from books(place) if benchmark == "pg19" else asked(benchmark, place)
 
 
 def books(folder: Path) -> Iterator[Protected]:
@@ -54,12 +56,18 @@ def books(folder: Path) -> Iterator[Protected]:
         yield Protected("pg19", name, name, text)
 
 
-def asked(benchmark: str, path: Path) -> Iterator[Protected]:
+def asked(benchmark: str, folder: Path) -> Iterator[Protected]:
     """The protected texts of the samples that are asked; no file, no samples."""
-    for record in read_conversations(path) if path.exists() else ():
+    for record in alpaca_eval.read(folder) if benchmark == alpaca_eval.SOURCE else read_set(folder):
         group = str(record.meta.get("group", record.id))
         for text in dict.fromkeys(secrets(record)):
             yield Protected(benchmark, record.id, group, text)
+
+
+def read_set(folder: Path) -> Iterator[Conversation]:
+    """The samples that a stage made."""
+    path = folder / "eval.jsonl"
+    return read_conversations(path) if path.exists() else iter(())
 
 
 def secrets(record: Conversation) -> Iterator[str]:
