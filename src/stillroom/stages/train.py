@@ -13,6 +13,7 @@ changed one starts anew. Of `backend: api`, see `stillroom.remote.job`.
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +94,7 @@ def cancel(paths: Paths, params: Params) -> None:
 
 def run_here(paths: Paths, recipe: Recipe) -> None:
     """Train on this machine."""
+    from stillroom.training import preflight
     from stillroom.training.checkpoint import FINAL
     from stillroom.training.launch import launch, process_count
     from stillroom.training.loop import Job
@@ -100,9 +102,11 @@ def run_here(paths: Paths, recipe: Recipe) -> None:
     work = paths.work / f"train-{identity(paths, recipe)[:16]}"
     final = work / FINAL
     if not final.exists():
+        processes = process_count(recipe)
+        print(preflight.check(paths.packed, paths.base, recipe, processes), file=sys.stderr)
         work.mkdir(parents=True, exist_ok=True)
         Job(paths.packed, paths.base, work, recipe, paths.logs).write(work / "job.json")
-        launch(work, process_count(recipe))
+        launch(work, processes)
     publish(final, paths)
     shutil.rmtree(work)
 

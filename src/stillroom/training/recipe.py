@@ -91,7 +91,7 @@ class Recipe(Block):
     keep_checkpoints: int = Field(2, ge=1)
     """how many of them stay on disk while training"""
     trackers: list[Literal["tensorboard", "wandb", "trackio", "dvclive", "mlflow"]] = []
-    """where loss, speed and memory go live, beside logs/train.jsonl; each needs its package"""
+    """where loss, speed and memory go live, beside logs/train/…/figures.jsonl; each needs its package"""
 
     @model_validator(mode="after")
     def _processes_are_positive(self) -> Recipe:
