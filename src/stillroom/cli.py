@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from stillroom import __version__
-from stillroom.commands import cache, doctor, plan, recipe, review, run, serve, trace
+from stillroom.commands import cache, compare, doctor, plan, recipe, review, run, serve, trace
 from stillroom.errors import StillroomError
 
 INTERRUPTED = 130
@@ -35,6 +35,7 @@ app.add_typer(recipe.app, name="recipe")
 app.command()(run.run)
 app.command()(plan.plan)
 app.command()(doctor.doctor)
+app.command()(compare.compare)
 app.command()(serve.serve)
 app.command()(trace.show)
 app.command()(trace.trace)

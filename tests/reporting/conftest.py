@@ -88,6 +88,16 @@ RECIPE = "evaluate: {models: [base, tuned], benchmarks: [pg19, booksum, mqa, raf
 MAKERS = {"pg19": books, "booksum": chapters, "mqa": questions, "raft": documents}
 
 
+@pytest.fixture(scope="session")
+def write_item():
+    """What evaluate writes of one model on one benchmark, by the model's quality and a seed."""
+
+    def write(root, model, name, quality, seed=7):
+        examine(root, model, name, sorted(MAKERS[name](quality, random.Random(seed)), key=lambda s: s.id))
+
+    return write
+
+
 @pytest.fixture
 def reports(tmp_path, monkeypatch):
     """reports/{metrics,samples,figures} of two models and four benchmarks, in the working folder."""

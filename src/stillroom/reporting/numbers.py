@@ -6,6 +6,8 @@ from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
+SAME = "the same answers"
+"""the method of a comparison of what does not differ at all"""
 VERDICTS = {"better": "▲", "worse": "▼", "unresolved": "≈"}
 
 
@@ -59,6 +61,8 @@ def change(row: dict[str, Any]) -> str:
 
 def ruling(row: dict[str, Any]) -> str:
     """A comparison's verdict with its p, and of an unresolved one, what could have been found."""
+    if row["method"] == SAME:
+        return SAME
     found = f"{VERDICTS[row['verdict']]} {row['verdict']}, p {p_value(row.get('p_holm'))}"
     if row["verdict"] != "unresolved":
         return found

@@ -49,7 +49,11 @@ def benchmark_table(inputs: Inputs, name: str, models: Sequence[str]) -> dict[st
 
 def comparisons(inputs: Inputs, model: str, baseline: str) -> Table:
     """The model against the baseline on every benchmark that both have, verdicts after Holm's adjustment."""
-    rows = [row for name in inputs.benchmarks if (row := comparison(inputs, name, model, baseline))]
+    return judged([row for name in inputs.benchmarks if (row := comparison(inputs, name, model, baseline))])
+
+
+def judged(rows: Table) -> Table:
+    """The rows with p after Holm's adjustment over all of them, and a verdict each."""
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, st.holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = round(p, DIGITS)
@@ -59,16 +63,34 @@ def comparisons(inputs: Inputs, model: str, baseline: str) -> Table:
 
 
 def comparison(inputs: Inputs, name: str, model: str, baseline: str) -> dict[str, Any] | None:
-    """Model minus baseline on the samples that both scored, by the first measure that both have."""
-    ours, theirs = (inputs.samples.get((m, name), []) for m in (model, baseline))
+    """Model minus baseline on one benchmark."""
+    found = compared(name, *(inputs.samples.get((m, name), []) for m in (model, baseline)))
+    return {"benchmark": name, "model": model, "baseline": baseline, **found} if found else None
+
+
+def compared(name: str, ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, Any] | None:
+    """Ours minus theirs on the samples that both scored, by the first measure that both have."""
     measure = common_measure(name, ours, theirs)
     if measure is None:
         return None
     pairs = paired(ours, theirs, measure)
-    found = st.compare(*(measure.numbers(side) for side in zip(*pairs, strict=True)))
-    figures = {k: round(v, DIGITS) if isinstance(v, float) else v for k, v in asdict(found).items()}
-    named = {"benchmark": name, "model": model, "baseline": baseline, "measure": measure.name}
-    return {**named, "better": measure.better, **figures}
+    mine, other = (measure.numbers(side) for side in zip(*pairs, strict=True))
+    return _compared(measure, mine, other, st.compare(mine, other))
+
+
+def compared_apart(name: str, ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, Any] | None:
+    """Ours minus theirs, each on its own samples, by the first measure that both have."""
+    for measure in BENCHMARKS[name].measures(ours):
+        mine, other = measure.numbers(ours), measure.numbers(theirs)
+        if mine.groups and other.groups:
+            return _compared(measure, mine, other, st.compare_apart(mine, other))
+    return None
+
+
+def _compared(measure: Measure, mine: st.Numbers, other: st.Numbers, found: st.Comparison) -> dict[str, Any]:
+    values = {"value": mine.value(), "baseline_value": other.value(), **asdict(found)}
+    figures = {key: round(v, DIGITS) if isinstance(v, float) else v for key, v in values.items()}
+    return {"measure": measure.name, "better": measure.better, **figures}
 
 
 def common_measure(name: str, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Measure | None:
