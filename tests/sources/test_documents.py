@@ -9,10 +9,11 @@ import pytest
 from pypdf import PdfReader, PdfWriter
 
 from stillroom.errors import InputError
-from stillroom.sources.documents import MANIFEST, MANY, LeftOut, list_files, read_documents
+from stillroom.sources.documents import MANY, LeftOut, list_files, read_documents
 from stillroom.sources.documents.pdf import joined
 from stillroom.sources.documents.restructured import rendered
 from stillroom.sources.documents.to_markdown import to_markdown
+from stillroom.sources.manifest import MANIFEST
 
 PAGE = """<html><head><title>Site</title><link rel="canonical" href="https://isles.example/ferry"></head><body>
 <header><nav><a href="/">Home</a></nav></header><script>track()</script>

@@ -1,7 +1,9 @@
 import functools
 import http.server
+import json
 import re
 import threading
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +11,8 @@ import yaml
 from stillroom import params as loader
 from stillroom.artifacts import sha256
 from stillroom.errors import DownloadError, InputError, ParamsError
+from stillroom.sources.documents import read_documents
+from stillroom.sources.manifest import MANIFEST
 from stillroom.stages.fetch import Params, Paths, run
 
 CONTENT = bytes(range(256)) * 5000
@@ -150,10 +154,69 @@ def test_a_hub_that_cannot_be_reached_says_what_to_put_where(checkout, monkeypat
         fetched(conversations=[{"hub": "o/n", "revision": "abc123", "files": ["*.json"]}])
 
 
+@pytest.fixture
+def website(tmp_path):
+    """A folder that is served, and its address."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=functools.partial(server.serve_forever, 0.01), daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_crawled_pages_become_documents_that_name_their_source(checkout, website):
+    folder, base = website
+    (folder / "docs").mkdir()
+    (folder / "docs/ferry.html").write_text("<title>Ferry</title><p>It leaves at seven.</p>")
+    (folder / "note.txt").write_text("One penny.")
+    (folder / "map.xml").write_text(f"<urlset><url><loc>{base}/docs/ferry.html</loc></url></urlset>")
+    (checkout / "local/list.txt").write_text(f"# pages\n{base}/note.txt\n{base}/gone.html\n")
+    settings = {"pages_per_second": 1e6, "max_failed": 0.5}
+    sources = {"documents": [{"sitemap": f"{base}/map.xml"}, {"urls": "list.txt"}, {"path": "a.json"}]}
+    run(Paths(), Params(root="local", sources=sources, crawl=settings))
+    target = Paths().folders["documents"]
+    (target / "a.json").unlink()
+    documents = {document.source: document for document in read_documents(target)}
+    assert {source: (d.title, d.text) for source, d in documents.items()} == {
+        f"{base}/docs/ferry.html": ("Ferry", "It leaves at seven."),
+        f"{base}/note.txt": (Path(documents[f"{base}/note.txt"].id).stem, "One penny."),
+    }
+    rows = [json.loads(line) for line in (target / MANIFEST).read_text().splitlines()]
+    assert [row.get("file", row.get("failed")) for row in rows] == [
+        documents[f"{base}/docs/ferry.html"].id,
+        documents[f"{base}/note.txt"].id,
+        "404 Not Found",
+    ]
+    assert rows[0]["sha256"] == sha256(target / rows[0]["file"])
+
+
+def test_only_documents_are_crawled(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("fetch:\n  sources:\n    pg19: [{urls: list.txt}]\n")
+    with pytest.raises(ParamsError, match=r"params\.yaml:3: fetch\.sources\.pg19: .* are for documents"):
+        loader.load("fetch", Params, path)
+
+
+def test_a_list_outside_of_the_root_is_refused(checkout):
+    with pytest.raises(ParamsError, match=r"outside of fetch\.root"):
+        fetched(documents=[{"urls": "../list.txt"}])
+    with pytest.raises(InputError, match=r"no such file(.|\n)*documents\.0\.urls"):
+        fetched(documents=[{"urls": "books"}])
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
         ({}, "exactly one of path, url, hub"),
+        ({"sitemap": "map.xml"}, "http or https address"),
+        ({"path": "a", "include": ["*"]}, "are for sitemap and urls"),
         ({"path": "a", "url": "https://x"}, "exactly one of path, url, hub"),
         ({"url": "https://x/y"}, "needs its sha256"),
         ({"url": "http://example.org/y", "sha256": "0" * 64}, "must be https"),

@@ -18,18 +18,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, get_args
 
-from stillroom.artifacts import read_jsonl
 from stillroom.errors import InputError
 from stillroom.processes import available, in_order
+from stillroom.sources import manifest
 from stillroom.sources.documents import docx, html, markdown, pdf, records, text
 from stillroom.sources.documents.document import Document, Found, tidied
 from stillroom.sources.documents.section_titles import SectionTitles
 from stillroom.sources.dumps import COMPRESSED
 
-__all__ = ["MANIFEST", "REASONS", "Document", "LeftOut", "list_files", "read_documents"]
+__all__ = ["REASONS", "Document", "LeftOut", "list_files", "read_documents"]
 
-MANIFEST = "crawl-manifest.jsonl"
-"""in the folder: which address each crawled page is from; no document itself"""
 MANY = 100
 """files that are worth starting processes for"""
 NAMED = 5
@@ -91,7 +89,7 @@ def read_documents(
     files, unknown = list_files(folder)
     for path in unknown:
         left_out.add("unknown_type", path.relative_to(folder).as_posix())
-    sources = _sources(folder)
+    sources = manifest.sources(folder)
     for path, found in _read_all(files):
         name = path.relative_to(folder).as_posix()
         if isinstance(found, InputError):
@@ -119,7 +117,7 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     known: list[Path] = []
     unknown: list[Path] = []
-    for path in (folder / name for name in shown if name != MANIFEST):
+    for path in (folder / name for name in shown if name != manifest.MANIFEST):
         (known if kind(path) in (*READERS, *RECORDS, RESTRUCTURED) else unknown).append(path)
     return known, unknown
 
@@ -171,10 +169,3 @@ def _document(found: Found, name: str, source: str) -> Document:
     identifier = f"{name}:{found.place}" if found.place else name
     title = found.title or Path(name).stem
     return Document(identifier, title, tidied(found.text).strip(), source or found.source or identifier)
-
-
-def _sources(folder: Path) -> dict[str, str]:
-    """File ──▶ address of the pages that a crawl brought."""
-    manifest = folder / MANIFEST
-    rows = (row for _, row in read_jsonl(manifest)) if manifest.is_file() else ()
-    return {row["file"]: row["url"] for row in rows if row.get("file")}
