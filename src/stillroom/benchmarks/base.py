@@ -26,10 +26,10 @@ from stillroom.draws import rank
 from stillroom.errors import InputError
 from stillroom.params import Sampling, Settings
 from stillroom.progress import track
-from stillroom.records import Conversation, read_conversations
+from stillroom.records import Conversation, Message, read_conversations
 
 if TYPE_CHECKING:
-    from stillroom.inference.generate import Completion, Generator
+    from stillroom.inference.generate import Generator
 
 Scores = dict[str, float]
 
@@ -86,6 +86,15 @@ class Curve:
     points: Callable[[Sequence[Sample]], dict[int, tuple[Measure, list[Sample]]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered; text None where it could not be asked, `note` says why."""
+
+    text: str | None
+    finish_reason: str = ""
+    note: str = ""
+
+
 @dataclass
 class Subject:
     """The model that is examined; it is loaded when the first question needs it."""
@@ -101,6 +110,39 @@ class Subject:
         from stillroom.inference.generate import Generator
 
         return Generator(self.folder)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text that the model is given."""
+        return self.chat.bound(self.generator.tokenizer).text(messages, prompt=True)
+
+    def answers(self, prompts: Sequence[Sequence[Message]], max_tokens: int, title: str) -> list[Reply]:
+        """The greedy answer to each prompt. `title` heads the progress."""
+        generator = self.generator
+        ids = [e.ids for e in encode(self.chat, generator.tokenizer, prompts, prompt=True)]
+        fits = [i for i, row in enumerate(ids) if len(row) <= generator.positions - max_tokens]
+        with track(title, total=len(fits), unit="answers") as progress:
+            completions = generator.generate(
+                [ids[i] for i in fits],
+                Sampling(max_tokens=max_tokens, temperature=0, top_k=None, top_p=1.0),
+                end=end_id(self.chat, generator.tokenizer),
+                batch_tokens=self.batch_tokens,
+                on_done=progress.advance,
+            )
+        given = dict(zip(fits, completions, strict=True))
+        return [
+            Reply(given[i].text, given[i].finish_reason)
+            if i in given
+            else Reply(
+                None,
+                note=f"over-length: {len(row):,} prompt tokens and {max_tokens:,} for the answer, "
+                f"the model has {generator.positions:,} positions",
+            )
+            for i, row in enumerate(ids)
+        ]
+
+    def keep(self, path: Path) -> None:
+        """Write down the answers that were paid for; weights cost nothing."""
+        return
 
 
 class Benchmark(Settings):
@@ -166,21 +208,9 @@ class Questions(Benchmark):
             return []
         asked = [record for record in records if self.gold(record)]
         prompts = [question(record) for record in asked]
-        tokenizer = subject.generator.tokenizer
-        ids = [e.ids for e in encode(subject.chat, tokenizer, prompts, prompt=True)]
-        room = subject.generator.positions - self.max_tokens
-        fits = [i for i, row in enumerate(ids) if len(row) <= room]
-        with track(f"evaluate {self.name}", total=len(fits), unit="answers") as progress:
-            completions = subject.generator.generate(
-                [ids[i] for i in fits],
-                Sampling(max_tokens=self.max_tokens, temperature=0, top_k=None, top_p=1.0),
-                end=end_id(subject.chat, tokenizer),
-                batch_tokens=subject.batch_tokens,
-                on_done=progress.advance,
-            )
-        answers = dict(zip((asked[i].id for i in fits), completions, strict=True))
-        lengths = {record.id: len(row) for record, row in zip(asked, ids, strict=True)}
-        return [self._sample(record, subject, answers.get(record.id), lengths) for record in records]
+        replies = subject.answers(prompts, self.max_tokens, f"evaluate {self.name}")
+        given = dict(zip((record.id for record in asked), replies, strict=True))
+        return [self._sample(record, subject, given.get(record.id)) for record in records]
 
     def chosen(self, records: Sequence[Conversation], seed: int) -> list[Conversation]:
         """The records of `limit` units that the seed draws, sorted by id."""
@@ -188,26 +218,16 @@ class Questions(Benchmark):
         kept = set(units[: self.limit])
         return sorted((r for r in records if self.unit(r) in kept), key=lambda r: r.id)
 
-    def _sample(
-        self,
-        record: Conversation,
-        subject: Subject,
-        answer: Completion | None,
-        lengths: dict[str, int],
-    ) -> Sample:
-        gold = self.gold(record)
-        prompt = subject.chat.bound(subject.generator.tokenizer).text(question(record), prompt=True)
-        if not gold:
+    def _sample(self, record: Conversation, subject: Subject, reply: Reply | None) -> Sample:
+        """The sample of a record; no reply where it has no gold answer."""
+        gold, prompt = self.gold(record), subject.prompt(question(record))
+        if reply is None:
             note = "no gold answer that can be scored"
             return Sample(record.id, self.group(record), prompt, None, (), {}, "failed", note)
-        if answer is None:
-            note = (
-                f"over-length: {lengths[record.id]:,} prompt tokens and {self.max_tokens:,} for the answer, "
-                f"the model has {subject.generator.positions:,} positions"
-            )
-            return Sample(record.id, self.group(record), prompt, None, gold, {}, "skipped", note)
-        scores = self.score(record, answer.text, gold) | {"cut": float(answer.finish_reason == "length")}
-        return Sample(record.id, self.group(record), prompt, answer.text, gold, scores)
+        if reply.text is None:
+            return Sample(record.id, self.group(record), prompt, None, gold, {}, "skipped", reply.note)
+        scores = self.score(record, reply.text, gold) | {"cut": float(reply.finish_reason == "length")}
+        return Sample(record.id, self.group(record), prompt, reply.text, gold, scores)
 
 
 def read_set(data: Path) -> list[Conversation]:

@@ -5,8 +5,8 @@ models/MODEL, data/benchmarks/BENCHMARK ──▶ evaluate ──▶ samples, la
     stillroom evaluate tuned mqa
 
 A benchmark may have its answers judged by another model, which is asked as a teacher is: through the response
-cache, within `endpoint`'s limits and cap. The folder holds a snapshot of what the judge said, and the samples
-as other tools write them; for most benchmarks it is empty.
+cache, within `endpoint`'s limits and cap; so is a model that answers at an endpoint. The folder holds a
+snapshot of what either said, and the samples as other tools write them; for most benchmarks it is empty.
 
 Only the block of that benchmark is used. The label says what a figure was made of: hashes of the model and
 of the benchmark's files, the settings, the version of this package.
@@ -23,16 +23,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 import stillroom
-from stillroom import chat_format
+from stillroom import chat_format, endpoint_model
 from stillroom.artifacts import atomic_directory, sha256, write_json, write_jsonl
 from stillroom.benchmarks import BENCHMARKS
 from stillroom.benchmarks.alpaca_eval import AlpacaEval
+from stillroom.benchmarks.at_endpoint import AtEndpoint
 from stillroom.benchmarks.base import Benchmark, Sample, Subject
 from stillroom.benchmarks.booksum import BookSum
 from stillroom.benchmarks.judge import Judged
 from stillroom.benchmarks.mqa import Mqa
 from stillroom.benchmarks.pg19 import Pg19
 from stillroom.benchmarks.raft import Raft
+from stillroom.chat_format import ChatFormat
 from stillroom.errors import InputError, ParamsError
 from stillroom.params import Block, Endpoint
 from stillroom.teacher import snapshot
@@ -40,6 +42,7 @@ from stillroom.teacher.cache import Cache
 from stillroom.teacher.client import Asker
 
 ANSWERS = "judge-answers.parquet"
+MODEL_ANSWERS = "model-answers.parquet"
 DIGITS = 6
 """of the figures: more would only show how sums were ordered"""
 
@@ -53,7 +56,7 @@ class Params(Block):
     seed: int
     chat_format: str
     endpoint: Endpoint = Endpoint()
-    """how a judge is reached"""
+    """how a judge is reached, and a model that answers at an endpoint"""
     models: list[str] = ["base", "tuned"]
     """folders under models/"""
     benchmarks: list[Literal["pg19", "booksum", "mqa", "alpaca_eval", "raft"]] = [
@@ -129,9 +132,10 @@ def run(paths: Paths, params: Params) -> None:
     benchmark: Benchmark = getattr(params, paths.benchmark)
     judging = asking(paths.benchmark, params)
     chat = chat_format.get(params.chat_format)
-    subject = Subject(paths.folder, chat, params.batch_tokens, params.seed)
+    subject = examined(paths, params, chat)
     samples = sorted(benchmark.run(paths.data, subject), key=lambda s: s.id)
     with atomic_directory(paths.files) as files:
+        subject.keep(files / MODEL_ANSWERS)
         if judging and samples:
             samples = judged(judging, samples, paths, params, files / ANSWERS)
         if samples:
@@ -139,6 +143,15 @@ def run(paths: Paths, params: Params) -> None:
     write_jsonl(paths.samples, samples)
     write_json(paths.label, label(paths, benchmark, params))
     write_json(paths.metrics, metrics(benchmark, samples))
+
+
+def examined(paths: Paths, params: Params, chat: ChatFormat) -> Subject:
+    """The model: its weights, or the endpoint where it answers."""
+    model = endpoint_model.find(paths.folder)
+    if model is None:
+        return Subject(paths.folder, chat, params.batch_tokens, params.seed)
+    before = paths.files / MODEL_ANSWERS
+    return AtEndpoint(paths.folder, chat, params.batch_tokens, params.seed, model, params.endpoint, before)
 
 
 def judged(

@@ -1,0 +1,81 @@
+"""A model that answers at an endpoint, examined: asked as a teacher is, greedily, through the response cache.
+
+models/NAME/endpoint.json, prompts ──▶ AtEndpoint.answers ──▶ replies; AtEndpoint.keep ──▶ snapshot
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stillroom.benchmarks.base import Reply, Subject
+from stillroom.chat_template import OWN
+from stillroom.endpoint_model import EndpointModel
+from stillroom.errors import ModelError
+from stillroom.params import Endpoint, Sampling
+from stillroom.records import Message
+from stillroom.teacher import snapshot
+from stillroom.teacher.cache import Cache
+from stillroom.teacher.client import Asker, ask_all
+from stillroom.teacher.requests import TOO_LONG, Answer, Request
+
+if TYPE_CHECKING:
+    from stillroom.inference.generate import Generator
+
+
+@dataclass
+class AtEndpoint(Subject):
+    """A model without weights.
+
+    endpoint: limits and patience, and the key where it is the same address.  before: the last snapshot.
+    """
+
+    model: EndpointModel
+    endpoint: Endpoint
+    before: Path
+    used: list[str] = field(default_factory=list)
+    """keys of its answers"""
+
+    @cached_property
+    def generator(self) -> Generator:
+        """There is none. Raises ModelError."""
+        raise ModelError(
+            f"{self.model.model} answers at an endpoint: this benchmark needs its weights",
+            where=str(self.folder),
+            hint="leave the benchmark out of evaluate.benchmarks, or the model out of evaluate.models",
+        )
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The question in the chat format, for readers: a chat endpoint is sent messages and spells them."""
+        if self.chat is OWN:
+            return "\n\n".join(message.content for message in messages)
+        return self.chat.text(messages, prompt=True)
+
+    def answers(self, prompts: Sequence[Sequence[Message]], max_tokens: int, title: str) -> list[Reply]:
+        """The answer to each prompt, from the cache or bought. Raises EndpointError, BudgetError."""
+        sampling = Sampling(
+            max_tokens=max_tokens, temperature=0, top_p=1.0, top_k=None, repetition_penalty=None
+        )
+        requests = [Request(tuple(prompt), sampling) for prompt in prompts]
+        reached = self.model.reached(self.endpoint)
+        with Cache() as cache:
+            snapshot.restore(self.before, cache)
+            with Asker(self.model.teacher, reached, self.folder, self.chat, cache, self.seed, title) as asker:
+                found = ask_all(requests, asker)
+                self.used = asker.used()
+        return [_reply(answer) for answer in found]
+
+    def keep(self, path: Path) -> None:
+        """Write a snapshot of the answers."""
+        if self.used:
+            with Cache() as cache:
+                snapshot.write(path, cache, self.used)
+
+
+def _reply(answer: Answer) -> Reply:
+    if answer.finish_reason == TOO_LONG:
+        return Reply(None, note="over-length: the endpoint says that the prompt does not fit the model")
+    return Reply(answer.text, answer.finish_reason)
