@@ -16,6 +16,7 @@ include: "workflow/rules/common.smk"
 rule all:
     input:
         [plan.stamp(name) for name in STAGES],
+        shown(),
     message:
         "every stage is up to date"
 

@@ -83,6 +83,34 @@ def why(group):
     return lambda wildcards: STAGES[address(group, wildcards)].why or "asked for"
 
 
+SHOWN = {
+    "reports/index.html": {"caption": "../report/page.rst", "category": "Results"},
+    "reports/results.csv": {"caption": "../report/results.rst", "category": "Results"},
+    "reports/curves": {
+        "caption": "../report/curve.rst",
+        "category": "Figures",
+        "labels": {"figure": "{figure}"},
+        "patterns": ["{figure}.svg"],
+    },
+    "reports/figures/train.csv": {
+        "caption": "../report/training.rst",
+        "category": "Training",
+    },
+}
+
+
+def marked(out):
+    """The out of a stage, marked for `snakemake --report` where it is a figure or a table."""
+    return report(out, **SHOWN[str(out)]) if out in SHOWN else out
+
+
+def shown():
+    """What `snakemake --report` holds: files beside the stamps, which alone stand in the graph of a run."""
+    if not any(word.split("=")[0] == "--report" for word in sys.argv):
+        return []
+    return [out for stage in STAGES.values() for out in stage.outs if out in SHOWN]
+
+
 def files_rule(name):
     """Name of the rule that makes a stage's files targets."""
     return f"files_{name}"

@@ -34,7 +34,7 @@ for _stage in STAGES.values():
                 files_upstream(_stage.name),
             output:
                 [
-                    directory(out) if out in _stage.directories else out
+                    marked(directory(out) if out in _stage.directories else out)
                     for out in _stage.outs
                 ],
 

@@ -65,6 +65,7 @@ def evaluate(model, benchmark):
 def report():
     metrics = {str(p): json.loads(p.read_text()) for p in sorted(Path("reports/metrics").rglob("*.json"))}
     write("reports/index.html", json.dumps(metrics, indent=1))
+    write("reports/curves/qa-length.svg", '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>')
 
 
 def hang():
