@@ -79,4 +79,4 @@ def test_the_time_is_that_of_its_operations(llama_2, tmp_path):
     packed = rows_of(tmp_path / "packed", 8192)
     found = preflight.forecast(packed, llama_2, Recipe(steps=10**9 // 8192, batch_size=1), GPU, 1)
     assert found.operations == pytest.approx(6 * 6.61e9 * 1e9, rel=0.02)
-    assert "about 1 day, 7:49:" in preflight.words(found, 80 * 2**30, 989e12)
+    assert "about 1 day, 7:48:" in preflight.words(found, 80 * 2**30, 989e12)
