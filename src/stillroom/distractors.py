@@ -45,14 +45,14 @@ class Distractors:
         None is banned, holds an answer, says what another one says, or is nearly a copy of the gold one.
         """
         avoid = [normalise(answer) for answer in question.avoid]
-        gold = normalise(self._passages[question.gold].whole)
-        copied, seen = _runs(gold), {gold}
+        gold = self._passages[question.gold]
+        copied, seen = _runs(gold), {normalise(gold.whole)}
 
         def fits(shown: Shown) -> bool:
             said = normalise(shown.passage.whole)
             wrong = said in seen or any(answer in said for answer in avoid)
             seen.add(said)
-            return not wrong and not _shares(_runs(said), copied)
+            return not wrong and not _shares(_runs(shown.passage), copied)
 
         candidates = (
             self.shown(place, score)
@@ -82,8 +82,9 @@ class Distractors:
                 yield place, 0.0
 
 
-def _runs(said: str) -> frozenset[tuple[str, ...]]:
-    words = said.split()
+def _runs(passage: Passage) -> frozenset[tuple[str, ...]]:
+    """The runs of a passage's text; a page's title, which all its passages have, is not of them."""
+    words = normalise(passage.text).split()
     return frozenset(zip(*(words[start:] for start in range(RUN)), strict=False))
 
 
