@@ -62,6 +62,12 @@ def test_of_many_long_texts_the_best_are_found_without_scoring_all(tmp_path):
         assert len(scored) < 200
 
 
+def test_a_text_that_is_best_only_by_its_exact_length_is_found(tmp_path):
+    # the index knows both lengths as 40, and names the first texts first
+    texts = ["cat " + "dog " * 40] * 9 + ["cat " + "dog " * 39]
+    assert [hit.place for hit in index_of(texts, tmp_path).hits("cat", 1)] == [9]
+
+
 def test_ties_go_to_the_lower_place(tmp_path):
     index = index_of(["the cat sat", "a dog ran", "cat and dog", "the cat sat", "a fish"], tmp_path)
     assert [place for place, _ in index.hits("cat sat", 2)] == [0, 3]
