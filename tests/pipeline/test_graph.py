@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def own(make_checkout, tmp_path_factory):
     """This project's pipeline without its code and data: enough for the graph."""
-    names = ["dvc.yaml", "params.yaml", "Snakefile", ".gitignore", "data/review/raft.jsonl"]
+    names = ["dvc.yaml", "params.yaml", "Snakefile", ".gitignore", "data/review/README.md"]
     files = {name: ROOT / name for name in names}
     root = yaml.safe_load((ROOT / "params.yaml").read_text())["fetch"]["root"]
     files |= {f"{root}/a-file": "", "prompts/a.yaml": ""}

@@ -2,6 +2,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from rooms import chunk, pair
 
 from stillroom.raft.formats import Export, record
@@ -25,7 +26,7 @@ def exported(folder, file_type, train, held_out, system=None, formats=FORMATS):
         for row in held_out:
             export.add(row, held_out=True)
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(p for p in folder.iterdir() if p.suffix != ".md"):
         is_json = path.suffix == ".jsonl"
         lines = path.read_text().splitlines() if is_json else []
         found[path.stem] = (
@@ -54,6 +55,15 @@ def test_jsonl_and_parquet_hold_the_same_rows_with_the_documents(tmp_path, syste
         "context": f"{chunk('d0').text}\n{chunk('r0').text}",
     }
     assert [len(found[name]) for name in FORMATS] == [1003, 1003, 1003, 2]
+
+
+def test_datasets_finds_each_format_by_its_name(tmp_path):
+    exported(tmp_path / "raft", "parquet", rows(3), rows(2))
+    with (tmp_path / "raft/README.md").open() as card:
+        configs = next(yaml.safe_load_all(card))["configs"]
+    assert {c["config_name"]: c["data_files"] for c in configs} == {
+        name: f"{name}.parquet" for name in FORMATS
+    }
 
 
 def test_only_what_is_wanted_is_written_and_without_rows_there_are_columns(tmp_path):

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import orjson
+import yaml
 
 from stillroom.raft.plans import Plan
 from stillroom.records import Conversation, Message
@@ -70,8 +71,16 @@ def record(number: int, plan: Plan, count: int) -> dict[str, Any]:
     }
 
 
+CARD = """# RAFT examples
+
+Questions about documents, among passages that may answer them, with answers that quote the right one
+(RAFT, arXiv:2403.10131). `eval` is of documents that the others do not hold. Made by stillroom's `raft`,
+whose setting `raft.formats` names what is here.
+"""
+
+
 class Export:
-    """Writes records as `folder`/FORMAT.FILE_TYPE, row by row.
+    """Writes records as `folder`/FORMAT.FILE_TYPE, row by row, and a card with which `datasets` finds them.
 
     system: system prompt of the chat format. The same records give the same bytes.
     """
@@ -80,6 +89,9 @@ class Export:
         self, folder: Path, formats: Sequence[Format], file_type: FileType, system: str | None
     ) -> None:
         self._system = system
+        found = [{"config_name": name, "data_files": f"{name}.{file_type}"} for name in formats]
+        head = f"---\n{yaml.safe_dump({'configs': found}, sort_keys=False)}---\n\n" if found else ""
+        (folder / "README.md").write_text(head + CARD, encoding="utf-8")
         self._sinks = {name: (_Jsonl if file_type == "jsonl" else _Parquet)(folder, name) for name in formats}
 
     def __enter__(self) -> Export:
