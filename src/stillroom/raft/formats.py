@@ -45,6 +45,7 @@ def conversation(plan: Plan, count: int) -> Conversation:
         "question": pair.question,
         "oracle": "" if plan.refusal else pair.chunk.text,
         "document": pair.chunk.document,
+        "source": pair.chunk.source,
         "chunk": pair.chunk.id,
         "answer": plan.answer,
         "refusal": plan.refusal,

@@ -67,6 +67,7 @@ def row(pair: Pair) -> dict[str, Any]:
         "side": pair.side,
         "document": pair.chunk.document,
         "title": pair.chunk.title,
+        "source": pair.chunk.source,
         "chunk": pair.chunk.id,
         "passage": pair.chunk.text,
         "question": pair.question,
@@ -80,7 +81,7 @@ def row(pair: Pair) -> dict[str, Any]:
 def read_pairs(path: Path) -> Iterator[Pair]:
     """Stream the pairs of a file, in the order of the documents. Raises InputError where there is none."""
     for _, line in read_jsonl(path):
-        chunk = Chunk(line["chunk"], line["document"], line["title"], line["passage"])
+        chunk = Chunk(line["chunk"], line["document"], line["title"], line["passage"], line["source"])
         keys = (line["question_key"], line["answer_key"])
         said = (line["question"], line["cot_answer"])
         yield Pair(line["id"], line["side"], chunk, *said, *keys, tuple(line["repaired"]))
