@@ -77,10 +77,10 @@ def read(
             continue
         found.metrics[item] = _object(hashed(path))
         rows = hashed(samples / f"{'/'.join(item)}.jsonl")
-        found.samples[item] = [replace(sample, prompt="", output=None, gold=()) for sample in _samples(rows)]
-        chosen = heapq.nsmallest(shown, found.samples[item], key=lambda sample: rank(0, sample.id))
-        ids = {sample.id for sample in chosen}
-        found.shown[item] = [_clipped(sample, clip) for sample in _samples(rows) if sample.id in ids]
+        found.samples[item] = []
+        everything = _noted(_samples(rows), found.samples[item])
+        chosen = heapq.nsmallest(shown, everything, key=lambda sample: rank(0, sample.id))
+        found.shown[item] = [_clipped(sample, clip) for sample in chosen]
         label = rows.with_suffix(".label.json")
         if label.exists():
             found.labels[item] = _object(hashed(label))
@@ -97,6 +97,13 @@ def clipped(text: str, most: int) -> str:
         return text
     half = most // 2
     return f"{text[:half]}\n⋯ {len(text) - 2 * half:,} characters ⋯\n{text[-half:]}"
+
+
+def _noted(samples: Iterable[Sample], into: list[Sample]) -> Iterator[Sample]:
+    """The samples, each noted without its texts as it passes."""
+    for sample in samples:
+        into.append(Sample(sample.id, sample.group, "", None, (), sample.scores, sample.status, sample.note))
+        yield sample
 
 
 def _clipped(sample: Sample, most: int) -> Sample:

@@ -1,0 +1,116 @@
+"""Time and size of the report: every benchmark × 4 models × 10,000 samples.
+
+    python benchmarks/report.py [--models 4] [--samples 10000]
+
+Writes reports/{metrics,samples} into a temporary folder, runs the stage on it in a process of its own, and
+prints wall and CPU seconds, peak memory and the page's size. The goal for six benchmarks: below 10 s and 25 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import orjson
+import yaml
+
+from stillroom.artifacts import write_json, write_jsonl
+from stillroom.benchmarks import BENCHMARKS
+from stillroom.benchmarks.base import Sample
+from stillroom.stages.evaluate import metrics
+
+RUN = "from stillroom.stages import report as r; r.run(r.Paths(), r.Params())"
+PROMPT = "The lamp burned on, and the keeper waited for a boat that was late. " * 40
+
+
+def scores(name: str, quality: float, draw: random.Random) -> dict[str, float]:
+    """Scores in the shape of a benchmark; of one that this script does not know, its own test's."""
+    right = float(draw.random() < quality)
+    if name == "pg19":
+        size = draw.randint(8_000, 12_000)
+        nll = {f"nll@{n}": size * (1.1 - 0.3 * quality + draw.gauss(0, 0.1)) for n in (2048, 4096, 8192)}
+        return {"tokens": size // 4, "bytes": size, "words": size // 6, **nll}
+    if name == "booksum":
+        return {key: draw.betavariate(2, 6) * quality for key in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
+    if name == "mqa":
+        return {
+            "accuracy": right,
+            "documents": draw.choice((20, 30, 50)),
+            "position": 25 * draw.randint(0, 4),
+        }
+    exact = {"exact_match": right, "rouge_l": max(right, draw.random()), "tagged": 1.0, "refused": 0.0}
+    preference = {"preference": 1 + draw.random(), "length": 900.0, "baseline_length": 800.0}
+    return {**exact, **preference, "accuracy": right, "line_accuracy": right}
+
+
+def rows(name: str, quality: float, count: int) -> list[Sample]:
+    """Samples, three to a group where the benchmark's are."""
+    draw, per = random.Random(name), 3 if name == "mqa" else 1
+    return [
+        Sample(
+            f"{i:06}",
+            f"{i // per:06}",
+            PROMPT,
+            "It is on Saturday. " * 10,
+            ["Saturday"],
+            scores(name, quality, draw),
+        )
+        for i in range(count)
+    ]
+
+
+def make(root: Path, models: int, count: int) -> list[str]:
+    """The folder of reports; gives the benchmarks that took the samples."""
+    names = []
+    for name, benchmark in BENCHMARKS.items():
+        for model in range(models):
+            samples = rows(name, 0.3 + 0.1 * model, count)
+            if not benchmark.measures(samples):
+                break
+            write_jsonl(root / f"reports/samples/m{model}/{name}.jsonl", samples)
+            write_json(root / f"reports/metrics/evaluate/m{model}/{name}.json", metrics(benchmark(), samples))
+        else:
+            names.append(name)
+    matrix = {"models": [f"m{i}" for i in range(models)], "benchmarks": names}
+    (root / "params.yaml").write_text(yaml.safe_dump({"evaluate": matrix}))
+    (root / "reports/figures").mkdir()
+    return names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=10_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        start = time.process_time()
+        names = make(root, arguments.models, arguments.samples)
+        made = time.process_time() - start
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", RUN], cwd=root, check=True)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        report = {
+            "benchmarks": names,
+            "models": arguments.models,
+            "samples": arguments.samples,
+            "seconds": round(time.perf_counter() - start, 1),
+            "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+            "peak_mb": used.ru_maxrss // 1024,
+            "page_mb": round((root / "reports/index.html").stat().st_size / 1e6, 2),
+            "samples_mb": round(sum(p.stat().st_size for p in root.rglob("*.jsonl")) / 1e6),
+            "made_in_cpu_seconds": round(made, 1),
+            "load": round(os.getloadavg()[0], 1),
+        }
+    print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+
+
+if __name__ == "__main__":
+    main()
