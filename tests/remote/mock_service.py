@@ -205,7 +205,7 @@ def _serve(mock, sender):
         rows = []
         for event in events[request.match_info["id"]]:
             if data := event.get("data"):
-                step = {"timestamp": 1, "train/global_step": data["step"]}
+                step = {"timestamp": 1, "train/global_step": float(data["step"])}
                 rows.append(step | {"train/loss": data["train_loss"], "train/learning_rate": 1e-5})
                 rows += [step | {"eval/loss": data["valid_loss"]}] if data["valid_loss"] else []
         return web.json_response({"metrics": rows})

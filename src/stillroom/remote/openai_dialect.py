@@ -15,11 +15,7 @@ from stillroom.remote.service import PAGE, Event, Job, Service, Values
 JOBS = "/fine_tuning/jobs"
 STATES = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 """statuses that a job ends with; all others are steps on the way"""
-FIGURES = {
-    "step": ("step",),
-    "loss": ("train_loss",),
-    "validation_loss": ("full_valid_loss", "valid_loss"),
-}
+FIGURES = {"loss": ("train_loss",), "validation_loss": ("full_valid_loss", "valid_loss")}
 """of an event's data: the whole validation set's loss before that of a batch"""
 
 
@@ -104,9 +100,7 @@ def _job(value: Values) -> Job:
 
 def _figures(data: Any) -> Mapping[str, float]:
     """The figures of an event's data, by this project's names."""
-    if not isinstance(data, dict) or not isinstance(data.get("step"), int):
+    if not isinstance(data, dict) or not isinstance(data.get("step"), int | float):
         return {}
-    found = {
-        name: next((data[k] for k in keys if data.get(k) is not None), None) for name, keys in FIGURES.items()
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    told = ((name, [data[k] for k in keys if data.get(k) is not None]) for name, keys in FIGURES.items())
+    return {"step": int(data["step"]), **{name: values[0] for name, values in told if values}}

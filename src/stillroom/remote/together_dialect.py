@@ -22,8 +22,8 @@ STATES = {
     "cancel_requested": "cancelled",
 }
 """statuses that a job ends with; all others are steps on the way"""
+STEP = "train/global_step"
 FIGURES = {
-    "train/global_step": "step",
     "train/loss": "loss",
     "train/learning_rate": "lr",
     "train/grad_norm": "grad_norm",
@@ -94,9 +94,10 @@ class Together(Service):
             return
         for row in rows:
             figures = {name: row[key] for key, name in FIGURES.items() if row.get(key) is not None}
-            if "step" in figures:
+            if figures and row.get(STEP) is not None:
+                step = int(row[STEP])
                 words = ", ".join(f"{name} {value:g}" for name, value in figures.items())
-                yield Event(f"metrics {words}", words, figures=figures)
+                yield Event(f"{step} {words}", f"step {step:,}: {words}", figures={"step": step, **figures})
 
     def _training_type(self) -> dict[str, Any]:
         """Every weight, or an adapter."""
