@@ -168,8 +168,6 @@ def _shard(model: PackedModel, mesh: DeviceMesh, recipe: Recipe, device: torch.d
     narrow = NARROW.get(precision(recipe, device))
     policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32 if narrow else None)
     for layer in (m for m in lm.modules() if type(m).__name__ in set(lm._no_split_modules)):
-        if recipe.compile:
-            layer.compile()
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     if not lm.config.tie_word_embeddings:
         fully_shard(lm.get_input_embeddings(), mesh=mesh, mp_policy=policy)

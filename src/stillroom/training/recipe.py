@@ -80,8 +80,6 @@ class Recipe(Block):
     """compute each layer again in the backward pass: a third slower, far less memory"""
     offload_activations: bool = False
     """keep what the backward pass needs in the host's memory; with checkpoint_activations that is little"""
-    compile: bool = False
-    """compile each layer (torch.compile): minutes at the start, faster steps"""
     loss_chunk: int = Field(1024, ge=1)
     """positions whose logits exist at one time"""
     validate_every: int = Field(100, ge=1)
