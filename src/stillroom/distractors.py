@@ -1,6 +1,6 @@
 """Passages that look right and are wrong.
 
-question ──▶ Distractors.of(question, count) ──▶ the likest passages that hold none of its answers
+question ──▶ Distractors.of(question, count) ──▶ the passages most alike to it that hold none of its answers
 """
 
 from __future__ import annotations

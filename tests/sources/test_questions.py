@@ -36,8 +36,8 @@ WANTED = {
         )
     ],
     squad: [
-        Asked(FIRST, ("Röntgen",), XRAY, id="56be"),
-        Asked("Who took the last?", (), XRAY, id="56bf"),
+        Asked(FIRST, ("Röntgen",), XRAY, id="56be", paragraph=1),
+        Asked("Who took the last?", (), XRAY, id="56bf", paragraph=1),
     ],
     squad_rows: [Asked(FIRST, ("Röntgen",), XRAY, id="56be")],
 }
@@ -92,18 +92,22 @@ def test_one_file_may_mix_shapes_and_a_folder_may_mix_files(tmp_path):
     assert dropped == {"no_answer": 4}
     places = [(source.file, source.record) for _, _, source in found]
     assert places == [
-        (f"{tmp_path.name}/{f}", n) for f in sorted(p.name for p in tmp_path.iterdir()) for n in (1, 2, 3, 4)
+        (f"{tmp_path.name}/{path.name}", n)
+        for path in sorted(tmp_path.iterdir())
+        for n in (1, 2, 1, 4)  # of SQuAD's object, the paragraph
     ]
     assert {source.shape for _, _, source in found} == {adapter.name for adapter in ADAPTERS}
 
 
 def test_squad_as_published_is_one_object_and_may_be_indented(tmp_path):
-    (tmp_path / "train.json").write_text(json.dumps(example(squad)))
+    pages = example(squad)["data"]
+    (tmp_path / "train.json").write_text(json.dumps({"data": pages * 3}))
     (tmp_path / "dev.json").write_text(json.dumps(example(squad), indent=1))
     pa.parquet.write_table(pa.Table.from_pylist([example(squad_rows)]), tmp_path / "rows.parquet")
     found = list(read_questions(tmp_path, Counter()))
-    assert [q.asked.text for q in found] == [FIRST] * 3
+    assert [q.asked.text for q in found] == [FIRST] * 5
     assert {q.gold for q in found} == {XRAY}
+    assert [q.source.record for q in found] == [1, 1, 1, 2, 3]  # dev, rows, train
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,10 @@ class Passage(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where something stands: the file, with the folder that is read, and its record there, from 1."""
+    """Where something stands: the file, with the folder that is read, and its record there, from 1.
+
+    Of a file that is one object (SQuAD), its paragraph there.
+    """
 
     file: str
     record: int
@@ -42,6 +45,8 @@ class Asked:
     """the gold one's place among the others (from 0), where the source gives them as a prompt has them"""
     id: str = ""
     """the source's own"""
+    paragraph: int | None = None
+    """from 1, where the record is a whole file"""
 
 
 class Source(NamedTuple):

@@ -57,7 +57,7 @@ def read_questions(folder: Path, dropped: Counter[str]) -> Iterator[Sourced]:
                 elif not holds(asked.gold.whole, answers):
                     dropped["gold_without_answer"] += 1
                 else:
-                    source = Source(file, number, adapter.name, asked.id)
+                    source = Source(file, asked.paragraph or number, adapter.name, asked.id)
                     yield Sourced(replace(asked, answers=answers), asked.gold, source)
 
 

@@ -15,6 +15,7 @@ CC BY-SA 4.0.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, repeat
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,14 +29,15 @@ def fits(record: dict[str, Any]) -> bool:
 
 def read(record: Record) -> Iterator[Asked]:
     """The questions, page by page."""
+    numbers = count(1) if "data" in record.value else repeat(None)
     for page in record.objects("data") if "data" in record.value else [record]:
         title = titled(page)
-        for paragraph in page.objects("paragraphs"):
+        for paragraph, number in zip(page.objects("paragraphs"), numbers, strict=False):
             gold = Passage(title, one_line(paragraph.text("context")))
             for qa in paragraph.objects("qas"):
                 answers = () if qa.value.get("is_impossible") else qa.objects("answers")
                 texts = tuple(dict.fromkeys(answer.text("text") for answer in answers))
-                yield Asked(qa.text("question"), texts, gold, id=qa.own_id())
+                yield Asked(qa.text("question"), texts, gold, id=qa.own_id(), paragraph=number)
 
 
 def titled(record: Record) -> str:
