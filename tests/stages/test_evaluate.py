@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from stillroom.benchmarks.pg19 import Pg19, windows
 from stillroom.errors import InputError, ParamsError
+from stillroom.params import Endpoint
 from stillroom.records import Conversation, Message, write_conversations
 from stillroom.stages import evaluate
 
@@ -163,6 +164,20 @@ def test_other_question_benchmarks_run(checkout, name):
     metrics, samples = examine(name, **{name: {"max_tokens": 4, "limit": 2}})
     assert metrics["n"] == len(samples) == 2
     assert metrics["cut"] <= 2
+
+
+def test_an_instruction_answered_as_by_the_reference_is_a_draw(checkout, monkeypatch):
+    monkeypatch.setenv("STILLROOM_CACHE", str(checkout / "cache"))
+    questions(checkout, "raft", asked("r", "Say it.", answer="gold", refusal=False))
+    _, [same] = examine("raft", raft={"max_tokens": 4})
+    (checkout / "data/benchmarks/alpaca_eval").mkdir()
+    rows = [{"instruction": "Say it.", "output": same["output"]}, {"instruction": TEXT * 20, "output": "No."}]
+    (checkout / "data/benchmarks/alpaca_eval/set.json").write_text(json.dumps(rows))
+    nowhere = Endpoint(base_url="http://127.0.0.1:9/v1")
+    block = {"max_tokens": 4, "judge": {"model": "judge"}}
+    metrics, samples = examine("alpaca_eval", endpoint=nowhere, alpaca_eval=block)
+    assert (metrics["n"], metrics["skipped"], metrics["win_rate"], metrics["n_draws"]) == (1, 1, 50, 1)
+    assert [s["status"] for s in samples] == ["scored", "skipped"]
 
 
 @pytest.mark.parametrize("name", ["pg19", "booksum", "mqa", "raft"])
