@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -319,31 +318,6 @@ def command(checkout, server):
     return [sys.executable, "-m", "stillroom", "distill"]
 
 
-def started(call, number):
-    """The stage in a process of its own: (pid, wait).
-
-    The first is the command line itself; the others are forked from one that has done its imports, so that a
-    kill meets them at work.
-    """
-    if number == 0:
-        process = subprocess.Popen(call, stderr=subprocess.DEVNULL)
-        return process.pid, process.wait
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stillroom.stages.distill", "stillroom.cli", "httpcore2"])
-    process = context.Process(target=_main, args=(Path.cwd(), os.environ["STILLROOM_CACHE"], call[3:]))
-    process.start()
-    return process.pid, process.join
-
-
-def _main(folder, cache, arguments):
-    from stillroom.cli import app
-
-    os.chdir(folder)
-    os.environ["STILLROOM_CACHE"] = cache
-    with Path(os.devnull).open("w") as sys.stderr:
-        app(arguments)
-
-
 def until(condition):
     """Wait for it; the deadline is there for what will never be."""
     deadline = time.monotonic() + 300
@@ -374,13 +348,13 @@ def test_kills_at_random_moments_lose_nothing(checkout, server):
     write_conversations(Paths().conversations, conversations(40))
     rng = random.Random(3)
     kills = []  # what was bought until then, and what the cache file held
-    for number in range(8):
-        wanted = len(server.bought()) + rng.randrange(1, 14)
-        pid, wait = started(call, number)
+    for _ in range(6):
+        wanted = len(server.bought()) + rng.randrange(1, 20)
+        process = subprocess.Popen(call, stderr=subprocess.DEVNULL)
         until(lambda wanted=wanted: len(server.bought()) >= wanted)
         time.sleep(rng.random() * 0.01)
-        os.kill(pid, signal.SIGKILL)
-        wait()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
         kills.append((bought_by(server), stored()))
     assert not Paths().distilled.exists()
     assert not Paths().metrics.exists()
