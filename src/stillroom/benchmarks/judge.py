@@ -114,13 +114,15 @@ class Judged(Questions):
 
     def ready(self, endpoint: Endpoint) -> None:
         """Raise ParamsError where a judge is needed and not set, or set and nowhere to be asked."""
+        where = f"params.yaml: evaluate.{self.name}.judge"
         if self.judge is None and self.needs_judge:
-            hint = f"set evaluate.{self.name}.judge.model, and endpoint.judge.base_url for where it is asked"
-            where = f"params.yaml: evaluate.{self.name}.judge"
-            raise ParamsError("answers to these instructions are compared by a judge", where=where, hint=hint)
+            hint = (
+                f"set evaluate.{self.name}.judge.model, and endpoint.judge.base_url for where it is asked, "
+                f"or take {self.name} out of evaluate.benchmarks"
+            )
+            raise ParamsError("this benchmark needs a judge", where=where, hint=hint)
         if self.judge is not None and endpoint.of_judges().base_url is None:
             hint = "set endpoint.judge.base_url, or endpoint.base_url where the teacher's serves it too"
-            where = f"params.yaml: evaluate.{self.name}.judge"
             raise ParamsError(f"no address for the judge {self.judge.model!r}", where=where, hint=hint)
 
 
@@ -136,8 +138,8 @@ def word(text: str, words: Sequence[str]) -> str | None:
     >>> word("**Yes**.", ("YES", "NO")), word("YES and NO", ("YES", "NO"))
     ('YES', None)
     """
-    said = text.strip(AROUND).upper()
-    return next((each for each in words if each.upper() == said), None)
+    alone = text.strip(AROUND).upper()
+    return next((each for each in words if each.upper() == alone), None)
 
 
 def said(answer: Answer, words: Sequence[str]) -> str | None:
