@@ -3,7 +3,7 @@
     python benchmarks/report.py [--models 4] [--samples 10000]
 
 Writes reports/{metrics,samples} into a temporary folder, runs the stage on it in a process of its own, and
-prints wall and CPU seconds, peak memory and the page's size. The goal for six benchmarks: below 10 s and 25 MB.
+prints wall and CPU seconds, peak memory and the page's size. Goal for six benchmarks: below 10 s and 25 MB.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import yaml
 pytestmark = pytest.mark.pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
+OTHERS = ["evaluate.models", "evaluate.benchmarks", "endpoint.prices", "endpoint.backend"]
+"""keys of other blocks that the report watches: what was examined, and at which prices"""
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +107,9 @@ def test_each_stage_watches_its_block_and_its_common_keys():
         params = importlib.import_module(f"stillroom.stages.{name}").Params
         common = [f"common.{key}" for key in params.common_keys]
         watched = stages[name]["params"]
-        matrix = ["evaluate.models", "evaluate.benchmarks"] if name == "report" else []
-        block = [key for key in watched if not key.startswith("common.") and key not in matrix]
-        assert sorted(set(watched) - set(block)) == sorted(common + matrix), name
+        others = OTHERS if name == "report" else []
+        block = [key for key in watched if not key.startswith("common.") and key not in others]
+        assert sorted(set(watched) - set(block)) == sorted(common + others), name
         assert block == [name] or all(key.startswith(f"{name}.") for key in block), name
 
 

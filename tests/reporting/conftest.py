@@ -21,6 +21,9 @@ STAGES = {
         "turns": 244,
         "prompt_tokens": 31_204,
         "completion_tokens": 9_876,
+        "bought_answers": 183,
+        "bought_prompt_tokens": 24_000,
+        "bought_completion_tokens": 8_000,
         "finish_reasons": {"length": 3, "stop": 241},
     },
     "mix": {

@@ -55,7 +55,12 @@ seen.chart = document.querySelector("figure svg").getBoundingClientRect().width;
 seen.overflow = document.documentElement.scrollWidth - innerWidth;
 const focusable = [...document.querySelectorAll("a, button, select, input, summary, [tabindex]")];
 seen.unreachable = focusable.filter((e) => e.tabIndex < 0).length;
-document.title = "seen " + JSON.stringify(seen);
+const [left, right] = [...sample.querySelectorAll(".answers > div")].map((e) => e.getBoundingClientRect());
+seen.beside = left.top === right.top && left.right <= right.left;
+const summary = sample.querySelector("summary");
+summary.focus();
+seen.focus = document.activeElement === summary;
+top.document.title = "seen " + JSON.stringify(seen);
 """
 
 
@@ -68,23 +73,26 @@ def browser():
 
 
 def clicked(browser, folder, width):
-    """What the script saw in a window of that width (500 is the narrowest that Chromium gives)."""
+    """What the script saw in a window of that width; in a frame where Chromium gives none so narrow."""
     page = report.Paths().page
     text = page.read_text().replace("</body>", f"<script>{CLICKS}</script></body>")
     copy = folder / "clicked.html"
+    if width < 500:
+        frame = f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{html.escape(text)}">'
+        text = f"<!doctype html><title></title>{frame}</iframe>"
     copy.write_text(text)
     command = [
         browser,
         *FLAGS,
         f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={width},900",
+        f"--window-size={max(width, 500)},900",
         copy.as_uri(),
     ]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     return json.loads(html.unescape(re.search(r"<title>seen (.*?)</title>", dom)[1]))
 
 
-@pytest.mark.parametrize("width", [500, 1280])
+@pytest.mark.parametrize("width", [380, 800, 1400])
 def test_page_can_be_clicked_through(reports, browser, tmp_path, width):
     report.run(report.Paths(), report.Params(samples=100))
     seen = clicked(browser, tmp_path, width)
@@ -97,6 +105,8 @@ def test_page_can_be_clicked_through(reports, browser, tmp_path, width):
     assert (seen["found"], seen["count"]) == (3, "3 samples")
     assert seen["opened"]
     assert seen["colours"][0] == seen["colours"][2] != seen["colours"][1]
+    assert seen["beside"] is (width >= 800)
+    assert seen["focus"]
     assert seen["chart"] > 300
     assert seen["overflow"] <= 0
     assert seen["unreachable"] == 0

@@ -37,7 +37,7 @@ def test_metrics_of_any_shape_are_shown():
         "long_ones": {"p50": 4, "max": 1200},
         "dropped": {"a": 0, "b": 0},
         "by": {"few": 1, "many": 2, "none": 0},
-        "of": {"x": {"t": 0.5}, "y": {"t": 0.5, "r": 1}},
+        "of": {"x": {"t": 0.5, "z": 0}, "y": {"t": 0.5, "r": 1, "z": 0}},
         "deep": {"a": {"b": {"c": 1}}, "d": 7},
     }
     single, bars, table, deep = page.blocks(metrics)
@@ -47,6 +47,7 @@ def test_metrics_of_any_shape_are_shown():
     assert table["rows"] == [["x", 0.5, None], ["y", 0.5, 1]]
     assert deep["rows"] == [("a", "b c 1"), ("d", 7)]
     assert page.blocks({}) == []
+    assert page.blocks({"n": 3}, [("cost", 1.5)])[0]["rows"] == [("cost", 1.5), ("n", 3)]
 
 
 def test_counts_by_number_keep_their_order():

@@ -15,6 +15,7 @@ import pytest
 import stillroom
 from stillroom.artifacts import sha256
 from stillroom.errors import InputError
+from stillroom.params import Endpoint, Price, Teacher
 from stillroom.reporting import twins
 from stillroom.stages import report
 
@@ -183,6 +184,19 @@ def test_the_twins_hold_the_same_figures(reports):
         len(re.findall(r"(?<!\\)\|", line)) for line in lines[lines.index("<!-- results -->") + 2 :][:3]
     }
     assert widths == {8}
+
+
+def test_what_the_answers_cost(reports):
+    html, results = written()
+    assert results["spending"] == {"cost": None, "cost_per_1000_answers": None, "cache_share": 0.25}
+    assert "no price in endpoint.prices" in html
+    price = {"teacher-7b": Price(prompt=0.5, completion=2.0)}
+    teacher = Teacher(model="teacher-7b")
+    html, results = written(report.Params(teacher=teacher, endpoint=Endpoint(prices=price)))
+    assert results["spending"]["cost"] == 0.028
+    assert results["spending"]["cost_per_1000_answers"] == round(28 / 244, 4)
+    batch = Endpoint(prices=price, backend="batch")
+    assert written(report.Params(teacher=teacher, endpoint=batch))[1]["spending"]["cost"] == 0.014
 
 
 def test_curves_stand_alone(reports):

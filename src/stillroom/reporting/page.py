@@ -40,7 +40,7 @@ def page(inputs: Inputs, results: dict[str, Any], title: str) -> str:
         strips={table["name"]: strips(table["rows"]) for table in results["benchmarks"]},
         charts=list(charts(results)),
         samples=[samples(inputs, results, name) for name in inputs.benchmarks],
-        stages=list(stages(results["stages"])),
+        stages=list(stages(results["stages"], results["spending"])),
         dropped=inputs.dropped,
     )
 
@@ -126,16 +126,24 @@ def outcomes(results: dict[str, Any], name: str, answers: dict[str, Sample | Non
     return found
 
 
-def stages(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The stages' metrics in the order of the pipeline, what is no stage behind them."""
-    order = {name: place for place, name in enumerate(STAGES)}
-    for name in sorted(found, key=lambda name: (order.get(name, len(order)), name)):
-        yield {"name": name, "blocks": blocks(found[name])}
+def stages(found: dict[str, dict[str, Any]], spent: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The stages' metrics in the order of the pipeline, distill's with what its answers cost."""
+    for name in (name for name in STAGES if name in found):
+        money = bill(spent) if name == "distill" and spent else []
+        yield {"name": name, "blocks": blocks(found[name], money)}
 
 
-def blocks(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """A stage's metrics by their shape: numbers, shares against targets, counts as bars, tables."""
-    single = [(words(key), line(value)) for key, value in metrics.items() if is_line(value)]
+def bill(spent: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What the teacher's answers cost, as lines."""
+    cost = "no price in endpoint.prices" if spent["cost"] is None else spent["cost"]
+    each = [] if spent["cost"] is None else [("per 1,000 answers used", spent["cost_per_1000_answers"])]
+    again = f"{100 * spent['cache_share']:.1f} % of answers"
+    return [("cost of all answers", cost), *each, ("bought once, used again", again)]
+
+
+def blocks(metrics: dict[str, Any], first: Sequence[tuple[str, Any]] = ()) -> list[dict[str, Any]]:
+    """A stage's metrics by their shape: numbers (after those in `first`), shares, counts as bars, tables."""
+    single = [*first, *((words(key), line(value)) for key, value in metrics.items() if is_line(value))]
     found: list[dict[str, Any]] = [{"kind": "numbers", "title": "", "rows": single}] if single else []
     for key, value in metrics.items():
         if not is_line(value):
@@ -166,7 +174,7 @@ def _shaped(value: dict[str, Any], unit: str) -> dict[str, Any]:
     if all(isinstance(row, dict) and f"share_of_{unit}" in row and "target_share" in row for row in inner):
         return {"kind": "shares", "unit": unit, "rows": shares(value, unit)}
     if all(isinstance(row, dict) and not any(isinstance(v, dict) for v in row.values()) for row in inner):
-        columns = list(dict.fromkeys(key for row in inner for key in row))
+        columns = list(dict.fromkeys(key for row in inner for key in row if any(r.get(key) for r in inner)))
         table = [[words(name), *(row.get(column) for column in columns)] for name, row in value.items()]
         return {"kind": "table", "columns": ["", *map(words, columns)], "rows": table}
     return {"kind": "numbers", "rows": [(words(name), line(number)) for name, number in value.items()]}

@@ -143,9 +143,12 @@ def published(inputs: Inputs, models: Sequence[str]) -> Table:
     """Published figures, ours in the same columns where we measure the same thing."""
     tables: Table = yaml.safe_load((files("stillroom.reporting") / "published.yaml").read_text("utf-8"))
     for table in tables:
-        keys = [column.get("key") for column in table["columns"]]
         measured = {model: inputs.metrics.get((model, table["benchmark"])) for model in models}
-        ours = {model: [_at(metrics, key) for key in keys] for model, metrics in measured.items() if metrics}
+        ours = {
+            model: [_at(metrics, column) for column in table["columns"]]
+            for model, metrics in measured.items()
+            if metrics
+        }
         table["ours"] = [
             {"system": model, "values": values}
             for model, values in ours.items()
@@ -154,9 +157,11 @@ def published(inputs: Inputs, models: Sequence[str]) -> Table:
     return tables
 
 
-def _at(metrics: dict[str, Any], key: str | None) -> float | None:
-    """The number at a dotted path."""
+def _at(metrics: dict[str, Any], column: dict[str, Any]) -> float | None:
+    """The number of a published table's column: at its dotted key, in its scale."""
     value: Any = metrics
-    for part in key.split(".") if key else ():
+    for part in column["key"].split(".") if "key" in column else ():
         value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, int | float) else None
+    if not isinstance(value, int | float):
+        return None
+    return round(value * column["scale"], DIGITS) if "scale" in column else value

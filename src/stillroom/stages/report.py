@@ -21,14 +21,21 @@ from pydantic import Field
 
 from stillroom.artifacts import atomic_directory, atomic_write, write_json
 from stillroom.errors import ParamsError
-from stillroom.params import PARAMS, Block, read
+from stillroom.params import PARAMS, Block, Endpoint, Teacher, read
 from stillroom.reporting import inputs, tables, twins
 from stillroom.reporting.page import page
+from stillroom.reporting.spending import spending
 
 
 class Params(Block):
     """What the report shows."""
 
+    common_keys = ("teacher",)
+    shared_blocks = ("endpoint",)
+
+    teacher: Teacher = Teacher()
+    endpoint: Endpoint = Endpoint()
+    """its prices: what the answers cost"""
     title: str = "stillroom report"
     """heading of the page"""
     baseline: str = "base"
@@ -59,6 +66,7 @@ def run(paths: Paths, params: Params) -> None:
     items = examined(paths.recipe)
     found = inputs.read(paths.metrics, paths.samples, paths.figures, items, params.samples, params.characters)
     results = tables.results(found, params.baseline)
+    results["spending"] = spending(found.stages.get("distill", {}), params.teacher, params.endpoint)
     html = page(found, results, params.title)
     drawn = dict(twins.curves(results))
     write_json(paths.results, results)
