@@ -141,6 +141,8 @@ def _serve(mock, sender):
         if step < mock.looks:
             job["status"] = "running"
             data = {"step": step, "train_loss": 2 / step, "valid_loss": 3.0 if step == 2 else None}
+            if step == 1:
+                events[job["id"]].append({"id": "first", "level": "info", "message": "Job started"})
             entry = {
                 "id": f"e{step}",
                 "level": "info",

@@ -147,6 +147,8 @@ def test_from_mixture_to_model(service, paths, dialect, capfd, tmp_path):
         f"trained: {name}",
     ):
         assert words in said
+    step = "Step 1, of ***" if dialect == "openai" else "step 1: loss 2"
+    assert said.index("Job started") < said.index(step)
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not [content for content in (said.encode(), *kept) if KEY.encode() in content]
     assert not list(paths.work.rglob("*.jsonl"))
