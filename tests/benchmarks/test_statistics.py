@@ -85,6 +85,21 @@ def test_influences_are_what_leaving_a_group_out_changes():
     assert np.sqrt((st.influence(figure) ** 2).sum()) == pytest.approx(jackknife, rel=0.05)
 
 
+def test_means_are_compared_as_scipy_does(monkeypatch):
+    draw = np.random.default_rng(10)
+    ours, theirs = draw.normal(1, 1, 9), draw.normal(0, 2, 14)
+    apart, welch = (
+        st.compare_apart(numbers(ours), numbers(theirs)),
+        stats.ttest_ind(ours, theirs, equal_var=False),
+    )
+    half = stats.t.ppf(0.975, np.floor(welch.df)) * (welch.confidence_interval().high - apart.delta)
+    assert apart.high - apart.delta == pytest.approx(half / stats.t.ppf(0.975, welch.df))
+    monkeypatch.setattr(st, "MANY", 0)
+    paired, expected = st.compare(numbers(ours), numbers(theirs[:9])), stats.ttest_rel(ours, theirs[:9])
+    assert paired.p == pytest.approx(expected.pvalue)
+    assert (paired.low, paired.high) == pytest.approx(expected.confidence_interval())
+
+
 def test_se_of_a_mean_of_tasks():
     ses = [0.5, 1.0, 2.0]
     means = np.random.default_rng(9).normal(0, ses, (200_000, 3)).mean(axis=1)
