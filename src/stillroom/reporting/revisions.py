@@ -20,7 +20,7 @@ import yaml
 from stillroom.artifacts import sha256
 from stillroom.benchmarks import BENCHMARKS
 from stillroom.benchmarks.base import Sample
-from stillroom.errors import InputError, StillroomError
+from stillroom.errors import InputError
 from stillroom.params import LOADER
 from stillroom.reporting.inputs import Item
 
@@ -77,7 +77,10 @@ def _at(name: str) -> Open:
         raise InputError(f"no such revision ({error})", where=name, hint=hint) from None
 
     def opened(path: str) -> BinaryIO:
-        file: BinaryIO = fs.open(path, "rb")
+        try:
+            file: BinaryIO = fs.open(path, "rb")
+        except DvcException as error:
+            raise OSError(f"{error}") from error
         return file
 
     return opened
@@ -87,14 +90,12 @@ def _needed(open_file: Open, path: str, name: str) -> BinaryIO:
     """A file that the revision must have. Raises InputError where it is not recorded or not here."""
     try:
         return open_file(path)
-    except (OSError, StillroomError) as error:
-        fetch = (
-            "stillroom run" if name == WORKSPACE else f"git checkout {name} && dvc pull (or stillroom run)"
-        )
-        what = "not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise InputError(
-            f"{what}: never made, or not in DVC's cache", where=f"{name}: {path}", hint=fetch
-        ) from None
+    except FileNotFoundError:
+        what = "never made, or not in DVC's cache"
+    except OSError as error:
+        what = f"cannot be read ({error})"
+    hint = "stillroom run" if name == WORKSPACE else f"git checkout {name} && dvc pull (or stillroom run)"
+    raise InputError(what, where=f"{name}: {path}", hint=hint)
 
 
 def _samples(open_file: Open, name: str, item: Item) -> list[Sample]:
