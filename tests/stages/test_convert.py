@@ -17,13 +17,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
-from forked import FAMILIES, base, build_base, group, packed, random_rows, trained, write_packed
+from forked import FAMILIES, Group, base, build_base, group, packed, random_rows, train, trained, write_packed
 
 from stillroom import chat_format
 from stillroom.errors import InputError, ModelError, ParamsError
 from stillroom.records import Message
 from stillroom.stages.convert import Params, Paths, run
 
+pytestmark = pytest.mark.xdist_group("training")
 __all__ = ["base", "group", "packed", "trained"]
 
 
@@ -38,6 +39,20 @@ def convert(tmp_path, base, monkeypatch):
         return work / "tuned"
 
     return run_it
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, base, packed):
+    """The work folder of a run of one step."""
+    folder = tmp_path_factory.mktemp("finished")
+    train(Group(folder), folder / "run", base, packed, steps=1)
+    return folder / "run"
+
+
+@pytest.fixture
+def work(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def checkpoint_tensors(work):
@@ -95,8 +110,7 @@ def test_shards_hold_every_tensor_once_in_an_exact_cast(trained, convert):
     assert AutoModelForCausalLM.from_pretrained(tuned).dtype == torch.bfloat16
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(trained, convert):
-    work = trained("run", steps=1)
+def test_the_same_checkpoint_gives_the_same_bytes(work, convert):
     first = {path.name: path.read_bytes() for path in convert(work).iterdir()}
     assert first == {path.name: path.read_bytes() for path in convert(work).iterdir()}
     assert not [name for name, content in first.items() if str(work).encode() in content]
@@ -142,8 +156,8 @@ def test_an_adapter_kept_apart_cannot_carry_stretched_positions(trained, convert
     assert not (work / "tuned").exists()
 
 
-def test_tokenizer_template_and_generation_end_are_the_chat_formats(trained, convert):
-    tuned = convert(trained("run", steps=1), chat_format="inst")
+def test_tokenizer_template_and_generation_end_are_the_chat_formats(work, convert):
+    tuned = convert(work, chat_format="inst")
     tokenizer = AutoTokenizer.from_pretrained(tuned)
     messages = [Message("system", "Be brief."), Message("user", "Hé [INST]?"), Message("assistant", "Yes.")]
     plain = [{"role": m.role, "content": m.content} for m in messages]
@@ -170,8 +184,7 @@ def test_tokenizer_template_and_generation_end_are_the_chat_formats(trained, con
         (lambda t: t["lm_head.weight"].mul_(2), "logits differ from the trained model's by 1"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_leaves_no_folder(trained, convert, change, says):
-    work = trained("run", steps=1)
+def test_a_checkpoint_that_does_not_fit_leaves_no_folder(work, convert, change, says):
     rewrite_checkpoint(work, change)
     with pytest.raises(ModelError, match=says):
         convert(work, dtype="float16")
@@ -185,8 +198,7 @@ def test_a_base_of_another_shape_is_refused_when_an_adapter_is_merged(tmp_path, 
         convert(work, other)
 
 
-def test_a_truncated_checkpoint_is_named(trained, convert):
-    work = trained("run", steps=1)
+def test_a_truncated_checkpoint_is_named(work, convert):
     file = work / "final" / "__0_0.distcp"
     file.write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(ModelError, match="the checkpoint cannot be read"):

@@ -13,7 +13,8 @@ from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import numpy as np
-import peft  # noqa: F401  (once, before processes are forked)
+import pandas  # noqa: F401  (pyarrow's wish; like peft and launch once, before processes are forked)
+import peft  # noqa: F401
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,9 +25,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from stillroom.errors import StillroomError
 from stillroom.stages.train import Params, Paths, run
-from stillroom.training import launch, loop  # noqa: F401  (launch too once)
+from stillroom.training import launch, loop  # noqa: F401
 from stillroom.training.recipe import Recipe
 
+PATIENCE = 300
+"""seconds after which a process hangs"""
 VOCABULARY = 300
 CONTEXT = 96
 torch.set_num_threads(1)
@@ -171,7 +174,7 @@ class Group:
         for process in children:
             process.start()
         for process in children:
-            process.join(60)
+            process.join(PATIENCE)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -216,7 +219,10 @@ class LeaveAt(KillAt):
 
 
 def run_stage(paths: Paths, params: Params, word: Path) -> None:
-    """Run the train stage; an error of ours is left in a file."""
+    """Run the train stage; an error of ours is left in a file, what is printed in output.txt beside it."""
+    with word.with_name("output.txt").open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -230,16 +236,20 @@ def group(tmp_path: Path) -> Group:
     return Group(tmp_path)
 
 
+def train(group: Group, work: Path, base: Path, packed: Path, world=1, stop=never, **settings) -> list[int]:
+    """Exit codes by rank of a run in a work folder; settings are the recipe's."""
+    work.mkdir(exist_ok=True)
+    recipe = Recipe(**{"batch_size": 4, "lr": 1e-3, "steps": 4, "warmup": 0.0, **settings})
+    job = loop.Job(packed, base, work, recipe, work.parent / "logs")
+    return group(world, loop.train, job, torch.device("cpu"), stop)
+
+
 @pytest.fixture
 def trained(tmp_path: Path, base: Path, packed: Path, group: Group):
-    """Train in a work folder of its own and give that folder; settings are the recipe's."""
+    """Train in a work folder of its own and give that folder."""
 
     def run(name: str, world: int = 1, stop=never, base: Path = base, packed: Path = packed, **settings):
-        work = tmp_path / name
-        work.mkdir(exist_ok=True)
-        recipe = Recipe(**{"batch_size": 4, "lr": 1e-3, "steps": 4, "warmup": 0.0, **settings})
-        job = loop.Job(packed, base, work, recipe, tmp_path / "logs")
-        run.codes = group(world, loop.train, job, torch.device("cpu"), stop)
-        return work
+        run.codes = train(group, tmp_path / name, base, packed, world, stop, **settings)
+        return tmp_path / name
 
     return run

@@ -11,6 +11,8 @@ from stillroom.training import live
 from stillroom.training.live import Live, operations
 from stillroom.training.recipe import Recipe
 
+pytestmark = pytest.mark.xdist_group("training")
+
 
 def test_every_step_has_a_line_and_a_point_in_the_tracker(trained, tmp_path):
     trained("run", world=2, trackers=["tensorboard"], validate_every=2)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from stillroom.training.loop import SCALE_STEPS, Progress, next_scale
 from stillroom.training.rows import rows_of_step
 
+pytestmark = pytest.mark.xdist_group("training")
 COLUMNS = ("step", "tokens", "loss", "validation_loss", "lr", "grad_norm")
 
 
@@ -74,7 +75,7 @@ def plain(base, packed):
     return losses, norms, dict(model.named_parameters()), validated
 
 
-@pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("world", "micro"), [(1, 3), (2, 2), (3, 1)])
 def test_any_division_of_the_batch_equals_the_plain_loop(trained, plain, world, micro):
     work = trained("run", world, micro_batch=micro)
     losses, norms, final, validated = plain

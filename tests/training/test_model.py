@@ -9,6 +9,8 @@ from stillroom.errors import ModelError, ParamsError
 from stillroom.training.model import read_config
 from stillroom.training.recipe import Rope
 
+pytestmark = pytest.mark.xdist_group("training")
+
 
 def frequencies(config):
     with torch.device("meta"):
