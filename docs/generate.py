@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer.main
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from typer.testing import CliRunner
 
 from stillroom import recipes
 from stillroom.cli import app
@@ -30,15 +30,9 @@ def cli() -> str:
     """Every command's `--help`."""
     out = [NOTE, "# Commands\n"]
     for words in _commands(typer.main.get_command(app), []):
-        text = subprocess.run(
-            [sys.executable, "-m", "stillroom", *words, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"COLUMNS": "100", "PATH": "", "TERM": "dumb", "NO_COLOR": "1"},
-        ).stdout.replace("python -m stillroom", "stillroom")
+        shown = CliRunner().invoke(app, [*words, "--help"], prog_name="stillroom", terminal_width=78)
         title = " ".join(["stillroom", *words])
-        out.append(f"\n## {title}\n\n```text\n{text.strip()}\n```\n")
+        out.append(f"\n## {title}\n\n```text\n{shown.stdout.strip()}\n```\n")
     return "".join(out)
 
 
