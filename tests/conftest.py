@@ -1,5 +1,11 @@
 import signal
 
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
 
 def pytest_configure() -> None:
     # Started in the background by a shell, this run would ignore Ctrl-C, and so would what the tests start.

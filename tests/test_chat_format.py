@@ -106,7 +106,7 @@ def conversations(draw):
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(messages=conversations())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_jinja_spells_what_pieces_spell(name, messages):
     chat, tokenizer = FORMATS[name], TOKENIZERS["byte-level"]
     assert rendered(chat, tokenizer, messages) == spelled(chat, tokenizer, messages)
@@ -174,7 +174,6 @@ def test_no_text_becomes_a_control_token(chat, tokenizer):
 
 
 @given(text=CONTENT)
-@settings(deadline=None)
 def test_a_users_text_spells_no_marker(text):
     chat = FORMATS["llama-2"]
     assert not any(marker in chat.escape(text) for marker in chat.escapes)

@@ -133,7 +133,7 @@ def runs(row):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=talks())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_text_is_the_templates_and_the_mask_is_each_answer_with_its_end(name, messages):
     tokenizer, end = TOKENIZERS[name], TEMPLATES[name][1]
     if name != "phi-3":  # whose control tokens swallow white space
@@ -153,7 +153,7 @@ def test_the_text_is_the_templates_and_the_mask_is_each_answer_with_its_end(name
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=talks())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_each_prompt_has_the_ids_that_a_server_computes_and_is_a_prefix_of_the_row(name, messages):
     tokenizer = TOKENIZERS[name]
     whole = encode(OWN, tokenizer, [messages])[0]

@@ -11,7 +11,6 @@ LENGTHS = st.lists(st.integers(1, 40), max_size=60)
 
 
 @given(LENGTHS)
-@settings(deadline=None)
 def test_no_document_is_lost_or_split_and_rows_hold(lengths):
     rows = best_fit_decreasing(lengths, 40)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
@@ -39,7 +38,7 @@ def fewest_rows(lengths, capacity):
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=7))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_bound_is_below_the_optimum_and_packing_is_near(lengths):
     optimum = fewest_rows(lengths, 12)
     assert lower_bound(lengths, 12) <= optimum <= len(best_fit_decreasing(lengths, 12))

@@ -36,7 +36,7 @@ VOCABULARY = ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op"]
 TEXTS = st.lists(st.lists(st.sampled_from(VOCABULARY), max_size=120).map(" ".join), min_size=1, max_size=30)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=TEXTS,
     query=st.lists(st.sampled_from([*VOCABULARY, "zz"]), max_size=5).map(" ".join),

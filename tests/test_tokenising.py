@@ -96,7 +96,7 @@ def rows(found):
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(texts=st.lists(TEXT, min_size=1, max_size=4), data=st.data())
 @example(texts=["a  b", "x\n  y \n z", "at 7 ", " at", ""], data=None)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_words_make_the_ids_of_the_tokenizer(name, texts, data):
     places = st.sampled_from(["first", "inner", "continued"])
     drawn = [data.draw(places) if data else "first" for _ in texts]

@@ -19,7 +19,7 @@ def expected(target, prediction):
     return {kind: score.fmeasure for kind, score in SCORER.score(target, prediction).items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS, TEXTS)
 def test_values_are_those_of_rouge_score(target, prediction):
     assert rouge.rouge(target, prediction) == expected(target, prediction)

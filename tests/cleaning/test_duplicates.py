@@ -119,7 +119,7 @@ def test_what_stays_is_nearly_what_comparing_all_pairs_leaves(kept, threshold):
     assert len(stays ^ want) <= 0.02 * len(texts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text("ab ", max_size=12), max_size=30))
 def test_what_goes_is_like_one_that_stays(tmp_path_factory, texts):
     likeness = Likeness(0.6, 2, 32)

@@ -61,7 +61,7 @@ block = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(block, min_size=1, max_size=5))
 def test_rendering_the_markdown_gives_the_page_back(blocks):
     page = "<p>then</p>".join(map(RENDERER.render, blocks))

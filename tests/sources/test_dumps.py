@@ -38,7 +38,7 @@ def test_an_array_is_streamed_whatever_the_chunks(tmp_path, chunk, indent):
     assert values(path) == VALUES
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(json_values), size=st.integers(1, 40), spaced=st.booleans())
 def test_any_array_comes_back(tmp_path_factory, rows, size, spaced):
     path = tmp_path_factory.mktemp("dump") / "a.json"

@@ -341,7 +341,7 @@ def oracle(sizes, target):
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 400))
 @hypothesis_settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_the_target_is_reached_as_nearly_as_whole_records_allow(paths, lengths, total):
     rows = [chat(f"c{n:02}", "x" * length) for n, length in enumerate(lengths)]

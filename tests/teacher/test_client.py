@@ -312,7 +312,7 @@ messages = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(messages, messages, st.sampled_from(["chat", "completions"]))
 def test_keys_differ_where_what_the_teacher_sees_differs(one, other, api):
     teacher = Teacher(model="mock", api=api)

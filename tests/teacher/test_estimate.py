@@ -125,7 +125,7 @@ def test_a_conversation_goes_on_from_the_answers_it_has(checkout):
     assert (found.cached, found.requests) == (2, Range(1, 1))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=2), st.booleans()), min_size=1))
 def test_every_distinct_request_is_either_there_or_to_be_asked(tmp_path_factory, turns):
     with pytest.MonkeyPatch.context() as patch:

@@ -189,7 +189,7 @@ works = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(works, st.integers(1, 5), st.sampled_from([None, 30, 600]), st.sampled_from([None, 300, 6000]))
 def test_limits_hold_nobody_overtakes_and_nobody_is_forgotten(work, most, requests, tokens):
     """Whatever is cancelled when: the loop asserts that somebody is always woken."""

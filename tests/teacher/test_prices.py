@@ -24,7 +24,7 @@ ends = st.tuples(st.sampled_from(["settle", "release", "billed"]), st.floats(0, 
 steps = st.lists(st.tuples(requests, ends, st.integers(0, 3)), max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(prices, st.floats(0, 2), st.sampled_from(["online", "batch"]), steps)
 def test_spending_never_exceeds_the_cap(price, cap, backend, steps):
     """Requests are sent in order and end in any; each step ends up to three of those in flight."""
