@@ -1,14 +1,14 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
 
 from stillroom import recipes
+from stillroom.cli import app
 from stillroom.errors import ParamsError
 
 ROOT = Path(__file__).parent.parent
@@ -84,13 +84,11 @@ def test_an_unknown_block_names_the_nearest(checkout):
 
 
 def command(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "stillroom", "recipe", *words], capture_output=True, text=True, check=False
-    )
+    return CliRunner().invoke(app, ["recipe", *words])
 
 
 def test_use_and_diff_and_list(checkout):
-    assert command("use", "phi-2").returncode == 0
+    assert command("use", "phi-2").exit_code == 0
     assert recipes.differences(recipes.path_of("phi-2"), Path("params.yaml")) == []
     assert "* phi-2" in command("list").stdout
     assert "no differences" in command("diff", "phi-2").stdout
@@ -102,13 +100,13 @@ def test_use_does_not_overwrite_params_that_no_recipe_has(checkout):
     text = Path("params.yaml").read_text().replace("seed: 42", "seed: 43")
     Path("params.yaml").write_text(text)
     refused = command("use", "phi-2")
-    assert refused.returncode == 1
-    assert "--force" in refused.stderr
+    assert refused.exit_code == 1
+    assert "--force" in str(refused.exception)
     assert Path("params.yaml").read_text() == text
-    assert command("use", "phi-2", "--force").returncode == 0
+    assert command("use", "phi-2", "--force").exit_code == 0
 
 
 def test_a_misspelt_recipe_names_the_nearest(checkout):
     done = command("show", "phi2")
-    assert done.returncode == 1
-    assert "`phi-2`" in done.stderr
+    assert done.exit_code == 1
+    assert "`phi-2`" in str(done.exception)

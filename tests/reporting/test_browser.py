@@ -88,7 +88,7 @@ def clicked(browser, folder, width):
         f"--window-size={max(width, 500)},900",
         copy.as_uri(),
     ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
     return json.loads(html.unescape(re.search(r"<title>seen (.*?)</title>", dom)[1]))
 
 
