@@ -167,6 +167,7 @@ def test_an_overlap_begins_where_one_may_begin_to_read():
     assert split(text, 45, 10)[1].startswith("Third")
     assert split(text.replace("\n\n", " "), 45, 10)[1].startswith("is here. Third")
     assert split(f"{text}\n\n# Next\n\n{text}", 80, 20)[1].startswith("# Next")
+    assert split(f"Before.\n\n# Next\n\nOne.\n\n{text}", 90, 60)[1].startswith("# Next")
 
 
 def test_an_overlap_with_code_is_whole_lines_of_code_that_goes_on():

@@ -32,6 +32,8 @@ AFTER = {"rule": 0.0, "block": 1.0, "lead": 7.0}
 """cost of a cut between blocks, by what the first one is"""
 PART, LINE, WORD = 3.0, 4.0, 8.0
 """cost of a cut inside of a block: between items, rows or groups of lines; sentences or lines; words"""
+FINEST = 16
+"""part of a chunk within which no cut is weighed"""
 GROUPS = re.compile(r"\n(?:[ \t]*\n)+(?=[ \t]*\S)")
 LINES = re.compile(r"\n(?=[ \t]*\S)")
 WORDS = re.compile(r"\S+")
@@ -68,7 +70,7 @@ def split(text: str, size: int, overlap: int, ruler: Ruler | None = None) -> lis
     """A text in chunks of at most `size`, up to `overlap` of it from the chunk before; none is empty.
 
     Both are in characters, or in what the ruler measures. An overlap begins at a sentence, an item or a line
-    of code; inside of a paragraph it may begin at a word. A chunk that begins with a heading has none.
+    of code; inside of a paragraph it may begin at a word. It never reaches over a heading.
     """
     return [text[span.start : span.end] for span in spans(text, size, overlap, ruler or characters)]
 
@@ -134,7 +136,7 @@ class _Cutter:
 
     def spans(self) -> list[Span]:
         """The chunks of the cheapest way."""
-        pieces = [piece for unit in self.outline.units for piece in self.pieces(unit)]
+        pieces = self.merged(piece for unit in self.outline.units for piece in self.pieces(unit))
         chunks = [(pieces[first], pieces[last - 1].end) for first, last in pairwise(self.cuts(pieces))]
         return [Span(self.overlapping(piece, end), piece.start, end) for piece, end in chunks]
 
@@ -159,13 +161,25 @@ class _Cutter:
             way.append(before[way[-1]])
         return way[::-1]
 
+    def merged(self, pieces: Iterable[Piece]) -> list[Piece]:
+        """Tiny neighbours as one piece: a list of words has not many thousand places to weigh."""
+        found: list[Piece] = []
+        for piece in pieces:
+            last = found[-1] if found else piece
+            if found and not piece.headed and self.measure(last.start, piece.end) <= self.size // FINEST:
+                found[-1] = last._replace(end=piece.end)
+            else:
+                found.append(piece)
+        return found
+
     def overlapping(self, piece: Piece, end: int) -> int:
         """Where a chunk from `piece` to `end` begins, with as much overlap as fits."""
         own = piece.start
         if self.overlap == 0 or piece.headed:
             return own
         room = min(self.overlap, self.size - self.measure(own, end))
-        floor = bisect_left(range(own), True, key=lambda place: self.measure(place, own) <= room)
+        near = range(self.outline.heading_before(own), own)
+        floor = near.start + bisect_left(near, True, key=lambda place: self.measure(place, own) <= room)
         return self.outline.beginning(floor, own, words=piece.cost in (LINE, WORD))
 
     def pieces(self, unit: Unit) -> Iterator[Piece]:
@@ -197,7 +211,9 @@ class _Cutter:
         places = (match.end() for match in breaks.finditer(self.text, start, end))
         return [place for place in places if place not in self.outline.kept]
 
-    def packed(self, words: Any, start: int, end: int, floor: int) -> Iterator[int]:
+    def packed(
+        self, words: re.Pattern[str] | regex.Pattern[str], start: int, end: int, floor: int
+    ) -> Iterator[int]:
         """Cuts between words, as few as possible, that leave room for an overlap."""
         begin, room = start, self.size if floor > start else self.size - self.overlap
         for match in words.finditer(self.text, start, end):

@@ -64,12 +64,18 @@ class Outline:
         self.parts = _parts(tokens, places, self.kept)
         top = [(t, *place) for t, place in zip(tokens, places, strict=True) if t.level == 0]
         self.units = list(_units(text, top))
+        self._headings = [unit.start for unit in self.units if unit.rank]
         self._marks = sorted({*(unit.start for unit in self.units), *chain(*self.parts)})
 
     def code_at(self, place: int) -> tuple[int, int] | None:
         """From where to where lines mean something around a place, if they do."""
         index = bisect_right(self.code, (place, len(self.text))) - 1
         return self.code[index] if index >= 0 and place < self.code[index][1] else None
+
+    def heading_before(self, place: int) -> int:
+        """Where the headings over a place begin; 0 where there are none."""
+        index = bisect_left(self._headings, place)
+        return self._headings[index - 1] if index else 0
 
     def sentences(self, start: int, end: int) -> list[int]:
         """Where sentences begin between two places, outside of code."""

@@ -94,9 +94,8 @@ def read_documents(
         name = path.relative_to(folder).as_posix()
         if isinstance(found, InputError):
             if unreadable == "stop":
-                hint = (
-                    f"{found.hint or 'repair or remove it'}; raft.on_unreadable: skip leaves such files out"
-                )
+                own = found.hint or "repair or remove it"
+                hint = f"{own}; raft.on_unreadable: skip leaves such files out"
                 raise InputError(found.what, where=found.where, hint=hint)
             left_out.add("unreadable", f"{name} ({found.what})")
             continue
@@ -155,13 +154,13 @@ def _reader(restructured: Sequence[Path]) -> Callable[[Path], list[Found | Input
 
 
 def _tried(reader: Reader, path: Path) -> Iterator[Found | InputError]:
-    """What a reader finds; its error in the place of the rest."""
+    """What a reader finds; in the place of the rest, why it could not go on."""
     try:
         yield from reader(path)
     except InputError as error:
         yield error
-    except OSError as error:
-        yield InputError(f"cannot be read ({error.strerror})", where=str(path))
+    except Exception as error:  # the libraries raise anything at a torn file
+        yield InputError(f"cannot be read ({type(error).__name__}: {error})", where=str(path))
 
 
 def _document(found: Found, name: str, source: str) -> Document:

@@ -24,24 +24,16 @@ NO_TITLE = re.compile(
     re.IGNORECASE,
 )
 """what programs write for a title"""
-LIGATURES = {
-    0xFB00: "ff",
-    0xFB01: "fi",
-    0xFB02: "fl",
-    0xFB03: "ffi",
-    0xFB04: "ffl",
-    0xFB05: "st",
-    0xFB06: "st",
-}
+LIGATURES = dict(zip(range(0xFB00, 0xFB07), ("ff", "fi", "fl", "ffi", "ffl", "st", "st"), strict=True))
 Key = tuple[str, str, int | None]
 """head or foot, the line, and by how much a number in it (#) is ahead of the page's; None for a plain line"""
 DIVIDED = re.compile(r"\b([^\W\d_]+)-\n([^\W\d_]+)")
 
 
 def read(path: Path) -> list[Found]:
-    """The file. Raises InputError where it is torn, or needs a password."""
+    """The file. Raises InputError where it needs a password; pypdf raises anything at a torn one."""
     from pypdf import PdfReader
-    from pypdf.errors import FileNotDecryptedError, PyPdfError
+    from pypdf.errors import FileNotDecryptedError
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)
     try:
@@ -51,17 +43,6 @@ def read(path: Path) -> list[Found]:
     except FileNotDecryptedError:
         hint = "write a copy that needs none: qpdf --decrypt --password=… in.pdf out.pdf"
         raise InputError("the PDF needs a password", where=str(path), hint=hint) from None
-    except (
-        PyPdfError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        hint = "repair or remove the file"
-        raise InputError(f"the PDF cannot be read ({error})", where=str(path), hint=hint) from None
     text = joined([page.translate(LIGATURES).strip() for page in pages])
     return [Found(text, "" if NO_TITLE.fullmatch(title.strip()) else title.strip())]
 

@@ -15,23 +15,13 @@ if TYPE_CHECKING:
     from bs4 import Tag
     from html_to_markdown import ConversionOptions
 
-GONE = [
-    "head",
-    "script",
-    "style",
-    "noscript",
-    "template",
-    "svg",
-    "iframe",
-    "object",
-    "canvas",
-    "audio",
-    "video",
-]
-"""elements without text for a reader"""
+GONE = (
+    "head, script, style, noscript, template, svg, iframe, object, canvas, audio, video,"
+    ".linenos, .linenodiv, .lineno, .gutter, .line-numbers, .rouge-gutter, .blob-num"
+)
+"""elements without text for a reader, and the numbers of lines of code"""
 LANGUAGE = re.compile(r"(?:language|lang|highlight(?:-source)?|sourceCode)-([a-z0-9+#]+)", re.IGNORECASE)
 NO_LANGUAGE = ("default", "none", "text", "plaintext", "notranslate", "output")
-LINE_NUMBERS = ".linenos, .linenodiv, .lineno, .gutter, .line-numbers, .rouge-gutter, .blob-num"
 SPACE = re.compile(r"[ \t\r\n\f]+")
 TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 POWER = re.compile(r"[+\-−]?\w+")
@@ -44,7 +34,7 @@ def to_markdown(page: str | Tag) -> str:
     from html_to_markdown import convert
 
     tree = BeautifulSoup(page, "html.parser") if isinstance(page, str) else page
-    for tag in [*tree(GONE), *tree.select(LINE_NUMBERS)]:
+    for tag in tree.select(GONE):
         tag.decompose()
     for tag in tree("a"):
         tag.unwrap()
