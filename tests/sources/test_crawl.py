@@ -5,6 +5,7 @@ import datetime
 import gzip
 import re
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -48,8 +49,8 @@ class Site(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def site():
+@contextmanager
+def serving():
     """A server: `answers` by path, `asked` and `base`."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         server.lock, server.busy, server.busiest = threading.Lock(), 0, 0
@@ -61,6 +62,12 @@ def site():
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def site():
+    with serving() as server:
+        yield server
 
 
 def listed(site, *paths):
@@ -101,6 +108,7 @@ def test_a_site_is_crawled_once_and_politely(site, tmp_path, capsys):
         "/private/x",
         "/moved",
         "/away",
+        "/odd",
         "/photo",
         "https://elsewhere.example/",
         "ftp://x/",
@@ -119,8 +127,8 @@ def test_a_site_is_crawled_once_and_politely(site, tmp_path, capsys):
     put(site, "/target", "<p>target</p>")
     put(site, "/away", status=302, Location="http://elsewhere.example/x")
     put(site, "/photo", b"\x89PNG", Content_Type="image/png")
-    put(site, "/paper", b"%PDF-1.4", Content_Type="application/octet-stream")
-    site.answers["/paper"] = [(200, {"Content-Type": "application/pdf"}, b"%PDF-1.4")]
+    put(site, "/odd", status=302, Location="http://[::")
+    put(site, "/paper", b"%PDF-1.4", Content_Type="application/pdf")
     found = run(site, tmp_path, max_failed=0.2, contact="us@isles.example")
     assert outcome(found, site) == {
         "/": "page",
@@ -129,6 +137,7 @@ def test_a_site_is_crawled_once_and_politely(site, tmp_path, capsys):
         "/private/x": "robots.txt",
         "/moved": "page",
         "/away": "leads to http://elsewhere.example/x",
+        "/odd": "leads to http://[::",
         "/photo": "type image/png",
         "/paper": "page",
         "/target": "leads to a page that is there",
@@ -144,7 +153,7 @@ def test_a_site_is_crawled_once_and_politely(site, tmp_path, capsys):
     assert site.busiest == 1
     assert {headers["User-Agent"] for _, headers in site.asked} == {"stillroom/0.1.0 (+us@isles.example)"}
     said = capsys.readouterr().err
-    for line in ("5 pages", "1 failed (404 Not Found)", "1 left out (robots.txt)", "1 left out (leads to)"):
+    for line in ("5 pages", "1 failed (404 Not Found)", "1 left out (robots.txt)", "2 left out (leads to)"):
         assert f"fetch.sources.documents.0: {line}" in said
     assert "1 not asked for (on another host)" in said
     assert "1 not asked for (no http address)" in said
@@ -240,6 +249,7 @@ def test_the_slowest_of_setting_and_robots_txt_is_kept(site, tmp_path, monkeypat
     [
         ((200, HTML, b"x" * 2000), "larger than 1,000 bytes"),
         ((301, {"Location": "/a"}, b""), "more than 5 redirects"),
+        ((301, {}, b""), "301 Moved Permanently"),
         ((200, {**HTML, "Content-Length": "9", "Content-Encoding": "gzip"}, b"not gzip."), "DecodingError"),
         ((429, {"Retry-After": "86400"}, b""), "429 Too Many Requests, asks to wait 86,400 s"),
         ((599, {}, b""), r"/a \(599\)"),
@@ -284,6 +294,23 @@ def test_globs_limits_and_hosts_choose(site, tmp_path, capsys):
     assert found[0].url == "http://localhost:1/x"
     with pytest.raises(InputError, match="no page to fetch"):
         run(site, tmp_path, wanted=Pages(include=("nothing",)))
+
+
+def test_hosts_do_not_wait_for_each_other(site, tmp_path):
+    with serving() as other:
+        served = threading.Event()
+        other.answers["/b"] = [(lambda _: served.set() or 200, HTML, b"b")]
+        site.answers["/a"] = [(lambda _: 200 if served.wait(20) else 500, HTML, b"a")]
+        start = Sitemap(pages=[f"{site.base}/a", f"{other.base}/b"])
+        found = crawl(start, Pages(), Crawl(attempts=1, **FAST), tmp_path, "w", lambda _: None)
+    assert [page.path.read_bytes() for page in found] == [b"a", b"b"]
+
+
+def test_an_error_of_the_disk_is_not_wrapped(site, tmp_path):
+    put(site, "/a")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="Not a directory"):
+        run(site, tmp_path / "file", "/a")
 
 
 def test_a_sitemap_that_is_gone_is_an_error_with_its_address(site, tmp_path):

@@ -10,13 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx2
-
 from stillroom.errors import DownloadError, InputError
 from stillroom.sources.crawl import sitemap
 from stillroom.sources.crawl.settings import Crawl, Pages
 from stillroom.sources.crawl.shelf import Shelf
-from stillroom.sources.crawl.visit import CONNECTIONS, Page, Refused, Visitor
+from stillroom.sources.crawl.visit import CONNECTIONS, Page, Refused, Visitor, plain
 
 NAMED = 5
 """addresses of a kind that are named"""
@@ -81,7 +79,7 @@ def _wanted(
     found: dict[str, None] = {}
     against: Counter[str] = Counter()
     for address in listed:
-        url = _plain(address)
+        url = plain(address)
         if url is None:
             against["no http address"] += 1
         elif not allowed(url):
@@ -109,9 +107,12 @@ async def _visited(urls: Sequence[str], visitor: Visitor, progress: Progress) ->
                 found[url] = await visitor.page(url)
                 progress(f"{len(found):,} of {len(urls):,} pages")
 
-    async with asyncio.TaskGroup() as group:
-        for addresses in hosts.values():
-            group.create_task(visit(addresses))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for addresses in hosts.values():
+                group.create_task(visit(addresses))
+    except ExceptionGroup as several:  # one is enough to know
+        raise several.exceptions[0] from None
     return [found[url] for url in urls]
 
 
@@ -152,15 +153,6 @@ def _check(pages: Sequence[Page], settings: Crawl, where: str) -> None:
     if not tried:
         hint = "see the lines above, and the source's include, exclude and hosts"
         raise InputError("no page to fetch", where=where, hint=hint)
-
-
-def _plain(address: str) -> str | None:
-    """An http or https address without fragment, in one spelling; None for any other."""
-    try:
-        url = httpx2.URL(address.strip())
-    except httpx2.InvalidURL:
-        return None
-    return str(url.copy_with(fragment=None)) if url.scheme in ("http", "https") and url.host else None
 
 
 def _site(url: str) -> str:

@@ -152,9 +152,10 @@ class Visitor:
             target = answer.headers.get("location")
             if not HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST or not target:
                 raise Refused(_phrase(answer.status))
-            url = str(httpx2.URL(url).join(target).copy_with(fragment=None))
-            if not url.startswith(("http://", "https://")) or not self._allowed(url):
-                raise Refused(f"leads to {url}", "left_out")
+            new = plain(target, url)
+            if new is None or not self._allowed(new):
+                raise Refused(f"leads to {new or target}", "left_out")
+            url = new
         raise Refused(f"more than {REDIRECTS} redirects")
 
     async def _asked(self, url: str, headers: Mapping[str, str], most: int, *, ruled: bool) -> Answer:
@@ -239,6 +240,15 @@ def _document(url: str, media: str, content: bytes) -> bytes:
     if ending is None:
         raise Refused(f"type {media.partition(';')[0]}", "left_out")
     return pages.in_utf8(content, media, ending)
+
+
+def plain(address: str, base: str = "") -> str | None:
+    """An http or https address (relative to a base) without fragment, in one spelling; None for any other."""
+    try:
+        url = httpx2.URL(base).join(address.strip()) if base else httpx2.URL(address.strip())
+    except httpx2.InvalidURL:
+        return None
+    return str(url.copy_with(fragment=None)) if url.scheme in ("http", "https") and url.host else None
 
 
 def _phrase(status: int) -> str:
