@@ -3,7 +3,8 @@
 Sourced ──▶ gather ──▶ Found, with numbers of passages ──▶ united ──▶ Questions, with places ──▶ held_out
 
 Two questions are of one group where they are equal (case, punctuation and articles aside) or have a gold
-passage in common, and where others join them so; on request, also where their gold passages are of one page.
+passage in common, and where others join them so; on request, also where their gold passages are of one page,
+or only where they are equal.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stillroom.artifacts import sha256
 from stillroom.collection import Collection, Places
@@ -21,6 +22,8 @@ from stillroom.draws import rank
 from stillroom.sources.question import Origin, Source
 from stillroom.sources.questions import Sourced
 from stillroom.squad import normalise
+
+GroupBy = Literal["passage", "page", "question"]
 
 
 class Found(NamedTuple):
@@ -77,7 +80,7 @@ def gather(questions: Iterable[Sourced], passages: Collection) -> list[Found]:
 
 
 def united(
-    found: Iterable[Found], places: Places, passages: Collection, by_page: bool, dropped: Counter[str]
+    found: Iterable[Found], places: Places, passages: Collection, by: GroupBy, dropped: Counter[str]
 ) -> list[Question]:
     """The questions sorted by id; of equal texts one, about the gold passage that comes first.
 
@@ -90,7 +93,7 @@ def united(
     avoid: dict[str, dict[str, None]] = {}
     for one in placed:
         avoid.setdefault(_asked(one.text), {}).update(dict.fromkeys(one.answers))
-    groups = joined([_keys(rows, passages, by_page) for rows in same])
+    groups = joined([_keys(rows, passages, by) for rows in same])
     names = [_id(same[first][0].text) for first in groups]
     return [
         _question(rows, tuple(avoid[_asked(rows[0].text)]), name)
@@ -162,10 +165,10 @@ def _question(rows: Sequence[Found], avoid: tuple[str, ...], group: str) -> Ques
     return Question(_id(text), text, tuple(answers), avoid, gold, array("q", others), shown, source, group)
 
 
-def _keys(rows: Sequence[Found], passages: Collection, by_page: bool) -> list[Hashable]:
+def _keys(rows: Sequence[Found], passages: Collection, by: GroupBy) -> list[Hashable]:
     """What a question may share with others of its group."""
-    golds = {one.gold for one in rows}
-    titles = {passages[gold].title.casefold() for gold in golds} if by_page else set()
+    golds = {one.gold for one in rows} if by != "question" else set()
+    titles = {passages[gold].title.casefold() for gold in golds} if by == "page" else set()
     return [("asked", _asked(rows[0].text)), *golds, *(title for title in titles if title)]
 
 

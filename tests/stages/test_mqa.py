@@ -159,6 +159,17 @@ def test_by_page_a_title_is_on_one_side(paths):
     assert (metrics["groups"], metrics["eval_groups"], metrics["eval_questions"]) == (8, 1, 5)
 
 
+def test_by_question_a_gold_passage_may_be_on_both_sides(paths):
+    rows = [
+        question(n, question=f"{words} village {n}?")
+        for n in range(9)
+        for words in ("When in", "Which day in")
+    ]
+    train, evaluation, metrics = ran(paths, rows, documents=[3, 3], eval_documents=[3], group_by="question")
+    assert metrics["groups"] == metrics["questions"] == 18
+    assert {r.meta["title"] for r in evaluation} <= {r.meta["title"] for r in train}
+
+
 def test_each_held_out_question_is_asked_with_each_number(paths):
     _, evaluation, metrics = ran(
         paths, map(question, range(40)), documents=[3, 9], eval_documents=[8, 4, 8], eval_share=0.25

@@ -32,7 +32,7 @@ from stillroom.draws import rng
 from stillroom.fitting import Draft, fitted
 from stillroom.params import Block
 from stillroom.progress import track, tracked
-from stillroom.questionnaire import Question, gather, held_out, united
+from stillroom.questionnaire import GroupBy, Question, gather, held_out, united
 from stillroom.records import Conversation, Message
 from stillroom.retrieval import Index
 from stillroom.sources.passages import read_passages
@@ -68,8 +68,8 @@ class Params(Block):
     """numbers of documents with which each held-out question is asked, where they are drawn"""
     eval_share: float = Field(default=0.1, ge=0, lt=1)
     """share of the questions held out for the benchmark; above 0, at least those about one gold passage"""
-    group_by: Literal["passage", "page"] = "passage"
-    """what stands on one side of every split: questions about one gold passage, or about one page (title)"""
+    group_by: GroupBy = "passage"
+    """what no split parts: questions about one gold passage or one page (title); question: equal ones only"""
     answer_tokens: int = Field(default=100, ge=1)
     """room that an evaluation prompt leaves for the answer: at least evaluate.mqa.max_tokens"""
     completion: Literal["full", "answer"] = "full"
@@ -187,7 +187,7 @@ def taken(paths: Paths, params: Params, passages: Collection, tally: Tally) -> l
     found = gather(tracked(asked, "read", unit="questions"), passages)
     for origin, passage in tracked(read_passages(paths.passages), "read", unit="passages") if found else ():
         passages.add(passage, origin)
-    return united(found, passages.settle(), passages, params.group_by == "page", tally.dropped)
+    return united(found, passages.settle(), passages, params.group_by, tally.dropped)
 
 
 def split(
@@ -215,10 +215,10 @@ def training(
 ) -> Iterator[Conversation]:
     """One example per question, sorted by id, with a drawn number of documents or as many as fit.
 
-    None shows a gold passage that the benchmark asks about.
+    None shows a gold passage that only the benchmark asks about.
     """
     wanted = {q.id: params.number(rng(params.seed, "mqa", q.id, "documents")) for q in questions}
-    asked = frozenset(place for question in held for place in question.golds)
+    asked = {place for question in held for place in question.golds} - {q.gold for q in questions}
 
     def drafts() -> Iterator[Draft]:
         for question in questions:
