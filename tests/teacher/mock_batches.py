@@ -32,12 +32,13 @@ class MockBatches:
     """lines of the first batch that are answered before it expires"""
     invalid: bool = False
     """batches end as `failed`, by validation"""
-    create_delay: float = 0.0
-    """seconds between the creation of a batch and the answer that says so"""
+    first_delay: float = 0.0
+    """seconds between the creation of the first batch and the answer that says so"""
 
     def __enter__(self):
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe()
+        self.counter = context.Value("l", 0)
         self.process = context.Process(target=_serve, args=(self, sender), daemon=True)
         self.process.start()
         self.url = f"http://127.0.0.1:{receiver.recv()}/v1"
@@ -54,6 +55,10 @@ class MockBatches:
     def batches(self):
         """Number of lines of every batch that was created."""
         return [json.loads(line)["batch"] for line in self._lines() if '"batch"' in line]
+
+    def looked(self):
+        """How often somebody has asked after a batch."""
+        return self.counter.value
 
     def _lines(self):
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -114,12 +119,14 @@ def _serve(mock, sender):
         batches[id] = {"id": id, "object": "batch", "status": "validating", "looks": 0, **wanted}
         batches[id] |= {"request_counts": counts, "created_at": int(time.time())}
         note(batch=count)
-        await asyncio.sleep(mock.create_delay)
+        if len(batches) == 1:
+            await asyncio.sleep(mock.first_delay)
         return web.json_response(batches[id])
 
     async def retrieve(request):
         batch = batches[request.match_info["id"]]
         batch["looks"] += 1
+        mock.counter.value += 1
         if batch["looks"] == mock.looks:
             if mock.invalid:
                 batch["status"] = "failed"

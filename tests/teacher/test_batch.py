@@ -14,16 +14,19 @@ import yaml
 from mock_batches import MockBatches
 from mock_server import MockServer
 
-from stillroom import chat_format
+from stillroom import chat_format, params
 from stillroom.errors import BudgetError, EndpointError
 from stillroom.params import Batching, Endpoint, Price, Sampling, Teacher
 from stillroom.records import Conversation, Message, write_conversations
+from stillroom.stages import distill
 from stillroom.teacher.cache import Cache
 from stillroom.teacher.client import Asker, ask_all
 from stillroom.teacher.requests import Request
 
 GREEDY = Sampling(max_tokens=16, temperature=0.0)
 TEACHER = Teacher(model="mock")
+PATIENCE = 300
+"""seconds after which something hangs"""
 OUTS = ("distilled.jsonl", "instructions.jsonl", "distill-answers.parquet")
 
 
@@ -147,18 +150,19 @@ def checkout(folder, endpoint):
     return folder
 
 
-def distill(folder, **options):
+def command(folder):
+    """`stillroom distill` in a checkout, as a process of its own."""
     environment = {**os.environ, "STILLROOM_CACHE": str(folder / "cache")}
     command = [sys.executable, "-m", "stillroom", "distill"]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, **options
-    )
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def finished(folder):
-    process = distill(folder)
-    _, words = process.communicate(timeout=60)
-    assert process.returncode == 0, words
+    """The outs of `stillroom distill` in a checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("STILLROOM_CACHE", str(folder / "cache"))
+        distill.run(distill.Paths(), params.load("distill", distill.Params))
     return [(folder / "data/interim" / name).read_bytes() for name in OUTS]
 
 
@@ -180,32 +184,35 @@ def test_conversations_in_waves_come_out_as_online(serve, tmp_path, online):
     assert set(times_bought(server).values()) == {1}
 
 
-@pytest.mark.parametrize("moment", ["created, not yet known", "second wave"])
-def test_kill_9_buys_nothing_twice(serve, tmp_path, online, moment):
-    delay = 1.0 if moment == "created, not yet known" else 0.0
-    server = serve(create_delay=delay, looks=8)
-    folder = checkout(tmp_path / "checkout", batched(server))
-    process = distill(folder)
-    wanted = 4 if moment == "second wave" else 1
-    end = time.monotonic() + 30
-    while len(server.batches()) < wanted:
+def until(condition, process):
+    """Wait for it while the process works."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.15)
-    os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "delay"), [(1, 2 * PATIENCE), (4, 0.0)], ids=["not yet known", "second wave"]
+)
+def test_kill_9_buys_nothing_twice(serve, tmp_path, online, wanted, delay):
+    server = serve(first_delay=delay, looks=8)
+    folder = checkout(tmp_path / "checkout", batched(server))
+    process = command(folder)
+    until(lambda: len(server.batches()) >= wanted, process)
+    time.sleep(0.1)
+    process.kill()
     process.communicate()
     assert finished(folder) == online
     assert set(times_bought(server).values()) == {1}
 
 
 def test_ctrl_c_says_that_the_batches_go_on(serve, tmp_path):
-    server = serve(looks=10_000)
-    process = distill(checkout(tmp_path / "checkout", batched(server)))
-    while not server.batches():
-        time.sleep(0.01)
-    time.sleep(0.3)
+    server = serve(looks=1_000_000)
+    process = command(checkout(tmp_path / "checkout", batched(server)))
+    until(server.looked, process)
     process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=30)
+    _, words = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "the next run collects them" in words

@@ -16,6 +16,8 @@ from stillroom.teacher.embedded import serving
 from stillroom.training.tiny import build_model, build_tokenizer
 from stillroom.training.tiny_recipe import TinyModel
 
+PATIENCE = 300
+"""seconds after which something hangs"""
 SOURCE = Path(__file__).parents[2] / "src"
 PARENT = """
 import sys, time
@@ -42,14 +44,14 @@ def folder(tmp_path_factory):
 def answers(url):
     """Whether the server at the base URL answers."""
     try:
-        with urllib.request.urlopen(f"{url}/models", timeout=5) as response:
+        with urllib.request.urlopen(f"{url}/models", timeout=PATIENCE) as response:
             return bool(json.load(response)["data"])
     except OSError:
         return False
 
 
-def soon(condition, seconds=10.0):
-    end = time.monotonic() + seconds
+def soon(condition):
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if condition():
             return True
