@@ -18,6 +18,8 @@ from stillroom.records import read_conversations
 from stillroom.stages import extract
 from stillroom.stages.extract import Params, Paths, run
 
+PATIENCE = 300
+"""seconds after which something hangs"""
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "data/fixtures/sharegpt.json"
 
@@ -265,7 +267,8 @@ def fed(folder):
 
 def workers_of(process):
     """The worker processes, once they are there."""
-    for _ in range(2000):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         found = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
         if len(found) == 2:
             return found
@@ -282,12 +285,12 @@ def test_whoever_is_killed_nobody_stays_and_nothing_half_written(tmp_path, whom)
             process.kill()
         elif whom == "worker":
             workers[0].kill()
-            psutil.wait_procs(workers, 30)
+            psutil.wait_procs(workers, PATIENCE)
             pipe.close()
         else:
             os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-        assert psutil.wait_procs(workers, 30)[1] == []
+        _, said = process.communicate(timeout=PATIENCE)
+        assert psutil.wait_procs(workers, PATIENCE)[1] == []
     want = {"parent": -signal.SIGKILL, "worker": 1, "group": 130}
     assert process.returncode == want[whom]
     assert "Traceback" not in said

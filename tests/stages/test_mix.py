@@ -2,7 +2,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from itertools import cycle
@@ -340,9 +339,7 @@ def oracle(sizes, target):
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 400))
-@hypothesis_settings(
-    max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_target_is_reached_as_nearly_as_whole_records_allow(paths, lengths, total):
     rows = [chat(f"c{n:02}", "x" * length) for n, length in enumerate(lengths)]
     put(paths, chat=[Conversation(r.id, r.source, (*r.messages, Message("user", r.id)), {}) for r in rows])
@@ -369,19 +366,32 @@ def test_any_number_of_processes_gives_the_same_bytes(paths, monkeypatch):
     assert outs[0] == outs[1]
 
 
+DYING = """
+import itertools, os, signal
+from pathlib import PosixPath
+from stillroom.stages import mix
+
+copied = mix.copied
+
+
+def dying(*arguments):
+    yield from itertools.islice(copied(*arguments), 50)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+mix.copied = dying
+"""
+
+
 def test_a_kill_leaves_nothing_that_looks_finished(paths):
-    put(paths, chat=records("chat", 3000, 100))
-    code = f"from pathlib import *; from stillroom.stages import mix; mix.run(mix.{paths!r}, mix.Params())"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    put(paths, chat=records("chat", 100))
+    done = subprocess.run([sys.executable, "-c", f"{DYING}mix.run(mix.{paths!r}, mix.Params())"], check=False)
+    assert done.returncode == -signal.SIGKILL
     scratch = paths.mixture.with_name(".mix.partial")
-    while process.poll() is None and not scratch.exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     assert scratch.exists()
     assert not paths.mixture.exists()
     mix.run(paths, params(weights={"chat": 1}))
-    assert results(paths)[2]["examples"] == 3000
+    assert results(paths)[2]["examples"] == 100
     assert not scratch.exists()
 
 
