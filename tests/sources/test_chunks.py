@@ -137,10 +137,11 @@ def test_what_is_too_large_is_cut_at_items_rows_lines_and_sentences():
 
 
 def test_a_fence_stays_with_the_code_beside_it():
-    for lines in range(5, 30):
-        code = "\n".join(["```python", *(f"line_{n} = {n}" for n in range(lines)), "```"])
-        pieces = split(f"Text.\n\n{code}\n\nText.", 100, 0)
-        assert not any(piece.startswith("```\n") or piece.endswith("```python") for piece in pieces)
+    code, text = "\n".join(["x" * 31] * 3), "A sentence. " * 5
+    before = split(f"{text}\n\n```python\n{code}\n```", 100, 0)
+    assert not any(piece.endswith("```python") for piece in before)
+    after = split(f"```\n{code}\n```\n\n{text}", 100, 0)
+    assert not any(piece.startswith("```\n\n") for piece in after)
 
 
 def test_a_table_keeps_its_first_row_at_its_head():
@@ -149,11 +150,12 @@ def test_a_table_keeps_its_first_row_at_its_head():
 
 
 def test_a_line_that_leads_on_stays_with_what_it_leads_to():
-    code = "```\n" + "step = 1\n" * 5 + "```"
-    text = f"{'A sentence of some length. ' * 5}\n\nRun this:\n\n{code}"
-    assert split(text, 150, 0)[1] == f"Run this:\n\n{code}"
-    text = f"{'A sentence of some length. ' * 5}\n\nTHE SECOND PART\n\n{'It is short. ' * 6}"
-    assert split(text, 150, 0)[1].startswith("THE SECOND PART\n")
+    code, before = "```\n" + "step = 1\n" * 12 + "```", "A sentence of some length. " * 3
+    assert split(f"{before}\n\nRun this:\n\n{code}", 150, 0)[1] == f"Run this:\n\n{code}"
+    text = f"{before}\n\nPART TWO\n\n{'It is short. ' * 9}"
+    assert split(text, 150, 0)[1].startswith("PART TWO\n")
+    text = f"{before}\n\nIt is no title. \n\n{'It is short. ' * 9}"
+    assert split(text, 150, 0)[1].startswith("It is short.")
 
 
 def test_a_line_of_dashes_divides_as_a_heading_does():
@@ -172,9 +174,14 @@ def test_an_overlap_begins_where_one_may_begin_to_read():
 
 def test_an_overlap_with_code_is_whole_lines_of_code_that_goes_on():
     code = "\n".join(f"line_{n} = {n}" for n in range(12))
-    cut = split(f"```\n{code}\n```\n\nAfter it, a sentence that is long.", 70, 30)
-    assert all(piece.startswith("line_") for piece in cut[1:-1])
-    assert cut[-1].startswith(("After", "line_"))
+    assert all(piece.startswith("line_") for piece in split(f"```\n{code}\n```", 70, 30)[1:])
+    assert split(f"```\n{code}\n```\n\n{'After it. ' * 15}", 160, 30)[1].startswith("After")
+
+
+def test_a_long_word_is_cut_between_graphemes():
+    assert {len(piece) for piece in split("👩‍👩‍👧" * 30, 12, 0)} == {10}
+    assert {len(piece) for piece in split("e\u0301" * 30, 15, 0)} <= {14, 4}
+    assert [len(piece) for piece in split("e" + "\u0301" * 25, 10, 0)] == [10, 10, 6]
 
 
 def test_a_word_longer_than_a_chunk_is_cut_and_a_heading_stays_with_its_beginning():

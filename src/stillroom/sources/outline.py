@@ -32,7 +32,7 @@ SENTENCES = re.compile(
     r"|(?<=[。！？])(?=[^\s。！？」』）])"
 )
 """what stands between two sentences: white space, or nothing in scripts that have none"""
-LEADS = re.compile(r":[*_`]*\s*\Z|\A[^\n]{1,80}(?<![.!?…:;,。！？])\s*\Z")
+LEADS = re.compile(r":[*_`]*\Z|\A[^\n]{1,80}(?<![.!?…:;,。！？])\Z")
 """a paragraph that ends with a colon, or is one short line and no sentence, as headings of plain text are"""
 
 
@@ -163,7 +163,7 @@ def _after(token: Token, text: str) -> str:
     """What the block behind this one stands after."""
     if token.type == "heading_open":
         return "rule"
-    return "lead" if token.type == "paragraph_open" and LEADS.search(text) else "block"
+    return "lead" if token.type == "paragraph_open" and LEADS.search(text.rstrip()) else "block"
 
 
 @functools.cache
