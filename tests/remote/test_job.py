@@ -24,6 +24,8 @@ from stillroom.remote import job
 from stillroom.stages import convert, train
 from stillroom.stages.train import Params, Paths
 
+PATIENCE = 300
+"""seconds after which something hangs"""
 DIALECTS = ("openai", "together")
 CREATE = {"openai": "POST /v1/fine_tuning/jobs", "together": "POST /together/v1/fine-tunes"}
 
@@ -234,7 +236,7 @@ def test_kill_9_at_any_request_makes_no_second_job(service, paths, dialect, tmp_
             process, armed = started(mine, settings, tmp_path)
             service.kill(process.pid, at, moment)
             armed.set()
-            process.join(30)
+            process.join(PATIENCE)
             assert process.exitcode == -signal.SIGKILL
             train.run(mine, settings)
             assert outs(mine) == wanted, (at, moment)
@@ -294,13 +296,13 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on_or_end_it(paths, tm
         settings = params(service, "openai")
         process, armed = started(paths, settings, tmp_path)
         armed.set()
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while not any(request.endswith("/events") for request in service.requests()):
             assert process.is_alive()
             assert time.monotonic() < end
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGINT)
-        process.join(30)
+        process.join(PATIENCE)
         assert process.exitcode == 130
         said = (tmp_path / "words").read_text().splitlines()[-1]
         assert said.endswith(

@@ -70,7 +70,7 @@ def report():
 
 def hang():
     print("hanging", flush=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and not Path(os.environ["TOY_GO"]).exists():
         time.sleep(0.02)
 
