@@ -81,10 +81,17 @@ It costs :math:`a_b` and ``2 * 3``.
    if fog:
        sound()
 
-.. py:function:: sail(to)
+.. class:: centered
+
+   In the middle.
+
+.. class:: Boat(name)
    :no-index:
 
-   Goes there.
+   .. py:method:: sail(to)
+      :type: int
+
+      Goes there.
 
 .. versionadded:: 2.0 By request.
 
@@ -122,7 +129,13 @@ if fog:
     sound()
 ```
 
+In the middle.
+
+`Boat(name)`
+
 `sail(to)`
+
+Type: int
 
 Goes there.
 
@@ -336,6 +349,11 @@ def test_markdown_loses_front_matter_comments_and_pictures(tmp_path):
         ("<form><h1>T</h1><p>All of the page.</p><input><label>l</label></form>", "# T\n\nAll of the page."),
         ("<main></main><div class='sidebar'>s</div><p>x</p>", "x"),
         ("<main><article>one</article><article>two</article></main>", "one\n\ntwo"),
+        (
+            "<main><h1>T</h1><p>in short</p><article>All of the page.</article></main>",
+            "# T\n\nin short\n\nAll of the page.",
+        ),
+        ("<div role=tabpanel>pip</div><div role=tabpanel hidden>conda</div><p hidden>no</p>", "pip\n\nconda"),
         (f"<table><tr><td class='linenos'>{PRE}</td><td class='code'>{PRE}</td></tr></table>", "```\nx\n```"),
     ],
 )

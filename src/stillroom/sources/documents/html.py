@@ -41,6 +41,8 @@ def page(content: bytes) -> Found:
     for form in root("form"):
         if 2 * len(form.get_text()) < len(root.get_text()):  # else the page is one form
             form.decompose()
+    for panel in root.select("[role=tabpanel][hidden]"):
+        del panel["hidden"]  # one of several tabs: the others are text, too
     for tag in root.select(AROUND):
         tag.decompose()
     title = root.find("h1") or tree.find("title")
@@ -58,12 +60,18 @@ def _known(content: bytes) -> str | bytes:
         return content
 
 
+def _is_all(article: Tag, root: Tag) -> bool:
+    """Whether an article has most of the text, and the heading if there is one."""
+    most = 2 * len(article.get_text()) > len(root.get_text())
+    return most and (root.find("h1") is None or article.find("h1") is not None)
+
+
 def _main(tree: BeautifulSoup) -> Tag:
     """The part of a page that holds its text."""
     marked = [tag for tag in tree.select("main, [role=main]") if tag.get_text(strip=True)]
     root: Tag = max(marked, key=lambda tag: len(tag.get_text()), default=tree.body or tree)
     articles = [tag for tag in root("article") if not tag.find_parent("article")]
-    if len(articles) == 1 and 2 * len(articles[0].get_text()) > len(root.get_text()):
+    if len(articles) == 1 and _is_all(articles[0], root):
         return articles[0]
     if not marked:
         for tag in root.select(OUTSIDE) + [tag for tag in root("header") if not tag.find("h1")]:

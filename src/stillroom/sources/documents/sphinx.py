@@ -25,52 +25,28 @@ DIRECTIVE = re.compile(r"^[ \t]*\.\. +(?:\|[^|\n]+\| +)?([\w.+:-]*\w) ?::(?:[ \t
 ROLE = re.compile(r":((?:[\w.+-]+:)*[\w.+-]+):`|`:((?:[\w.+-]+:)*[\w.+-]+):")
 TITLED = re.compile(r"(.+?)\s*<([^<>]+)>", re.DOTALL)
 
-OWN = frozenset(("code", "code-block", "sourcecode", "include", "raw", "contents", "sectnum", "meta"))
+
+def _set(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+OWN = _set("class code code-block contents include meta raw sectnum sourcecode")
 """what docutils knows and is read here all the same"""
-ARRANGES = frozenset(
-    (
-        *("toctree", "index", "contents", "sectnum", "meta", "highlight", "default-domain", "tabularcolumns"),
-        *("module", "currentmodule", "sectionauthor", "codeauthor", "moduleauthor"),
-        *("youtube", "vimeo", "video", "thumbnail", "plot", "bibliography"),
-    )
+ARRANGES = _set(
+    "bibliography codeauthor contents currentmodule default-domain highlight index meta module moduleauthor",
+    "plot sectionauthor sectnum tabularcolumns thumbnail toctree video vimeo youtube",
 )
 """directives without text for a reader"""
-LAYOUT = frozenset(("only", "ifconfig", "grid", "tab-set", "div", "cssclass", "rst-class"))
+LAYOUT = _set("cssclass div grid ifconfig only rst-class tab-set")
 """directives whose argument is none either"""
-CODE = frozenset(
-    (
-        *("code", "code-block", "sourcecode", "prompt", "testcode", "testoutput", "doctest", "ipython"),
-        *("jupyter-execute", "graphviz", "mermaid", "uml", "productionlist"),
-    )
+CODE = _set(
+    "code code-block doctest graphviz ipython jupyter-execute mermaid productionlist prompt sourcecode",
+    "testcode testoutput uml",
 )
-OBJECTS = frozenset(
-    (
-        *(
-            "function",
-            "class",
-            "method",
-            "attribute",
-            "property",
-            "data",
-            "exception",
-            "decorator",
-            "type",
-            "var",
-        ),
-        *(
-            "staticmethod",
-            "classmethod",
-            "member",
-            "macro",
-            "struct",
-            "enum",
-            "enumerator",
-            "union",
-            "concept",
-        ),
-        *("option", "cmdoption", "envvar", "confval", "describe", "object", "directive", "role", "program"),
-        *("include", "literalinclude", "mdinclude"),
-    )
+OBJECTS = _set(
+    "attribute class classmethod cmdoption concept confval data decorator describe directive enum enumerator",
+    "envvar exception function include literalinclude macro mdinclude member method object option program",
+    "property role staticmethod struct type union var",
 )
 """directives whose argument is a name"""
 VERSIONS = {
@@ -86,39 +62,13 @@ LETTER = re.compile(r"[^\W\d_]")
 FACTS = ("type", "default", "value", "platform", "synopsis", "annotation")
 """options of a named thing that are for a reader"""
 ICONS = re.compile(r"octicon|iconify|fa[bsrl]?|material-\w+")
-NAMES = frozenset(
-    (
-        *(
-            "class",
-            "func",
-            "meth",
-            "mod",
-            "attr",
-            "obj",
-            "data",
-            "exc",
-            "const",
-            "any",
-            "type",
-            "var",
-            "member",
-        ),
-        *(
-            "struct",
-            "enum",
-            "macro",
-            "property",
-            "decorator",
-            "option",
-            "envvar",
-            "confval",
-            "keyword",
-            "token",
-        ),
-        *("program", "command", "file", "samp", "kbd", "regexp", "makevar", "setting"),
-    )
+NAMES = _set(
+    "any attr class code command confval const data decorator enum envvar exc file func kbd keyword macro",
+    "makevar member meth mod obj option program property regexp samp setting struct token type var",
 )
 """roles whose text is a name"""
+STYLE = re.compile(r"[a-z][a-z0-9 _-]*")
+"""the argument of `class` where it names no class but a look"""
 
 
 def register(text: str) -> None:
@@ -163,6 +113,8 @@ class Unknown(Directive):
             return [*self.texts(), block]
         if name == "autosummary":
             return [_list(line.split()[0].lstrip("~") for line in lines if line.strip())]
+        if self.name == "class" and STYLE.fullmatch(argument):
+            return self.inside()
         if name in OBJECTS or name.startswith("auto"):
             return [*self.names(argument), *self.inside()]
         if name in VERSIONS:
