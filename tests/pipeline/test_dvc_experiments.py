@@ -55,8 +55,9 @@ def test_experiments_in_a_queue_and_a_temporary_folder(toy):
 
 
 def experiments(toy):
-    """Loss by name of the experiments that finished, from `dvc exp show`."""
-    rows = json.loads(toy.dvc("exp", "show", "--json").stdout)
+    """Loss by name of what finished, from `dvc exp show`, which may stumble over a worker that clears up."""
+    shown = toy.dvc("exp", "show", "--json", check=False)
+    rows = json.loads(shown.stdout) if shown.returncode == 0 else []
     found = [e for row in rows for e in row.get("experiments") or []]
     done = [
         e["revs"][-1] for e in found if (e.get("executor") or {}).get("state") not in ("queued", "running")
