@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import re
 import zipfile
+from pathlib import Path
 
 import pytest
 from pypdf import PdfReader, PdfWriter
@@ -460,3 +462,20 @@ def test_many_files_are_read_by_processes_in_the_same_order(tmp_path, monkeypatc
 def test_an_absent_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         list(read_documents(tmp_path / "docs"))
+
+
+DATA = Path(__file__).resolve().parents[3] / "shared/data/docs/torchtune"
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data")
+def test_real_pages_lose_their_markup_and_none_of_their_words():
+    for document in read_documents(DATA):
+        prose = re.sub(r"(?ms)^ *(`{3,}).*?^ *\1$|`[^`]*`", "", document.text)
+        assert not re.search(r"^\s*\.\. |:\w+:`|^\s*:[\w-]+: |System Message|\|\w+\|", prose, re.MULTILINE)
+        source = (DATA / document.id).read_text()
+        sentences = re.findall(r"^(?:[A-Z][a-z]+)(?: [A-Za-z,']+){4,}[.]$", source, re.MULTILINE)
+        assert all(sentence in document.text for sentence in sentences)
+        blocks = re.findall(r"^( *)\.\. code-block:: \w+\n\n((?:\1 +\S.*\n|\n)+)", source, re.MULTILINE)
+        lines = [line.strip() for _, block in blocks for line in block.splitlines()]
+        assert [line for line in lines if line not in document.text] == []
