@@ -57,7 +57,7 @@ def stage(paths, params, signal_number=None):
 
 
 def test_a_run_that_is_killed_and_stopped_goes_on_and_names_no_place_or_time(paths, tmp_path):
-    settings = {"steps": 120, "batch_size": 2, "lr": 1e-3, "checkpoint_every": 10}
+    settings = {"steps": 30, "batch_size": 2, "lr": 1e-3, "checkpoint_every": 3}
     said = stage(paths, Params(processes=1, **settings), signal.SIGKILL)
     assert "process 0 was killed (SIGKILL)" in said
     assert "Run again to go on at step" in said
@@ -67,11 +67,11 @@ def test_a_run_that_is_killed_and_stopped_goes_on_and_names_no_place_or_time(pat
     assert stage(paths, Params(processes=2, **settings)) == ""
     assert not list(paths.work.glob("train-*"))
     metrics = json.loads(paths.metrics.read_text())
-    assert (metrics["step"], metrics["epochs"]) == (120, 60)
+    assert (metrics["step"], metrics["epochs"]) == (30, 15)
     assert metrics["parameters"] == metrics["trainable"]
     found = outs(paths)
     steps = [line.split(b",")[0] for line in found["train.csv"].splitlines()]
-    assert steps == [b"step", *(str(number).encode() for number in range(1, 121))]
+    assert steps == [b"step", *(str(number).encode() for number in range(1, 31))]
     assert {"__0_0.distcp", "__1_0.distcp"} < found.keys()
     assert not [name for name, content in found.items() if str(tmp_path).encode() in content]
 
