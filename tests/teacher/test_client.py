@@ -266,7 +266,8 @@ def test_conversations_run_together_and_errors_in_them_surface(server, tmp_path)
             ran(asker, [two_turns(i) for i in range(10)])
 
 
-def test_dialogues_are_made_as_places_get_free(server, tmp_path):
+def test_dialogues_are_made_as_places_get_free(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("stillroom.teacher.client.PLACES", 64)
     alive = most = 0
 
     def counted(i):
@@ -278,7 +279,7 @@ def test_dialogues_are_made_as_places_get_free(server, tmp_path):
 
     with Cache(tmp_path / "c.duckdb") as cache, asking(server.url, cache, max_in_flight=4) as asker:
         asker.run(lambda: map(counted, range(WINDOW + 1000)), lambda index, result: None)
-    assert most <= WINDOW + 600
+    assert most <= WINDOW + 2 * 64
     assert alive == 0
 
 

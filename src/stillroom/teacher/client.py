@@ -61,6 +61,8 @@ LONGEST_WAIT = 3600.0
 GRACE_SECONDS = 30.0
 """how long the requests in flight may still finish when a run stops: they may be billed"""
 CONGESTION = (429, 503)
+PLACES = 1024
+"""conversations that are open at least: at 2,000 answers a second some 300 wait for their commit"""
 WINDOW = 2048
 """dialogues that are looked up in the cache together"""
 DAY = 86_400.0
@@ -226,7 +228,7 @@ class Asker:
 
         More conversations are open than requests may be in flight: some wait for the cache.
         """
-        places = max(256, 2 * self.endpoint.max_in_flight)
+        places = max(PLACES, 2 * self.endpoint.max_in_flight)
         waiting: asyncio.Queue[Open[T]] = asyncio.Queue(places)
         numbered = enumerate(dialogues())
 
