@@ -1,3 +1,5 @@
+import gc
+import os
 import signal
 import sys
 
@@ -7,6 +9,12 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+# The processes that tests start need not compile the package each anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+gc.disable()
+
 
 def pytest_configure() -> None:
     # Started in the background by a shell, this run would ignore Ctrl-C, and so would what the tests start.
@@ -15,6 +23,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
+    # What was imported need not be looked through by every collection of garbage.
+    gc.enable()
+    gc.freeze()
     # Two threads that wait for each other on a busy machine take twenty times as long as one.
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
