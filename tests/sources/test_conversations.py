@@ -25,7 +25,7 @@ from stillroom.sources import (
 )
 from stillroom.sources.adapter import Dropped, Unfit
 from stillroom.sources.conversations import ADAPTERS, conversation_of, raw_conversations
-from stillroom.sources.dumps import dump_files
+from stillroom.sources.dumps import Raw, dump_files
 
 WANTED = {
     airoboros: "s You are Ana, a painter. | u What would you do on a day off? | a I would paint the harbour.",
@@ -90,6 +90,24 @@ def test_what_does_not_fit_is_unfit_and_no_crash(module, record):
     assert not module.ADAPTER.fits(record)
     with pytest.raises(Unfit):
         module.ADAPTER.read(record)
+
+
+def spoiled(value):
+    """The value with each of its parts, one at a time, put in another type's place."""
+    yield from (None, 7, True, 0.5, "", "x", [], {}, [7], [None], ["x"], [[]], {"x": 7})
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        for other in spoiled(part):
+            yield (
+                {**value, key: other} if isinstance(value, dict) else [*value[:key], other, *value[key + 1 :]]
+            )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_whatever_a_record_holds_it_is_a_conversation_or_dropped(module):
+    for number, record in enumerate(spoiled(example(module)), 1):
+        found = conversation_of(Raw(number, 0, json.dumps(record).encode()), "a.json", "skip")
+        assert isinstance(found, Conversation) or f"a.json#{number}" in found.detail
 
 
 PROMPT = "You are a helpful assistant, who always provide explanation."

@@ -48,7 +48,7 @@ def turns(rows: Iterable[Any], role_key: str, text_key: str, roles: dict[str, Ro
         speaker, text = row.get(role_key), row.get(text_key)
         if speaker in ("tool", "function", "function_call", "observation"):
             raise Unfit(f"turn {number} is a tool's: it cannot be asked again", "tool_turns")
-        if speaker not in roles:
+        if not isinstance(speaker, str) or speaker not in roles:
             raise Unfit(f"turn {number}: unknown `{role_key}` {speaker!r}")
         if not isinstance(text, str | None):
             raise Unfit(f"turn {number}: `{text_key}` is not a text")

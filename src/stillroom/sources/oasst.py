@@ -36,11 +36,16 @@ def read(record: Any) -> tuple[object, list[Message]]:
 def best_path(node: dict[str, Any]) -> list[dict[str, Any]]:
     """The message and the best-ranked of the replies, of the replies to it, and so on."""
     path = [node]
-    while replies := [
-        r for r in path[-1].get("replies") or () if isinstance(r, dict) and not r.get("deleted")
-    ]:
+    while replies := [reply for reply in _replies(path[-1]) if not reply.get("deleted")]:
         path.append(min(replies, key=_rank))
     return path
+
+
+def _replies(node: dict[str, Any]) -> list[dict[str, Any]]:
+    replies = node.get("replies") or []
+    if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
+        raise Unfit("`replies` is not a list of messages")
+    return replies
 
 
 def _rank(reply: dict[str, Any]) -> float:

@@ -46,7 +46,11 @@ def read(record: Any) -> tuple[object, list[Message]]:
     """Id of the tree and the messages of its best path."""
     if not fits(record):
         raise Unfit("no list of messages with `message_tree_id` and `parent_id`")
-    nodes: dict[Any, dict[str, Any]] = {row["message_id"]: {**row, "replies": []} for row in record}
+    if not all(
+        isinstance(row["message_id"], str) and isinstance(row["parent_id"], str | None) for row in record
+    ):
+        raise Unfit("a message's `message_id` or `parent_id` is not a text")
+    nodes: dict[str, dict[str, Any]] = {row["message_id"]: {**row, "replies": []} for row in record}
     for node in nodes.values():
         if node["parent_id"] in nodes:
             nodes[node["parent_id"]]["replies"].append(node)
