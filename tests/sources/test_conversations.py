@@ -274,12 +274,21 @@ def test_files_of_different_shapes_in_one_folder(tmp_path):
 
 
 def test_ids_are_the_dumps_or_the_contents(tmp_path):
-    rows = [["a"], ["a b"], ["a", "b"], ["a"]]
+    rows = [
+        ["a"],
+        ["a b"],
+        ["a", "b"],
+        ["a"],
+        {**example(sharegpt), "id": True},
+        {**example(sharegpt), "id": 7},
+    ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    one, two, three, same = (c.id for c in read_folder(tmp_path, "stop"))
+    one, two, three, same, truth, number = (c.id for c in read_folder(tmp_path, "stop"))
     assert one == same
     assert len({one, two, three}) == 3
     assert one.startswith("turns-")
+    assert truth.startswith("sharegpt-")
+    assert number == "7"
 
 
 def test_malformed_records_are_named_or_stop(tmp_path):
@@ -293,6 +302,12 @@ def test_malformed_records_are_named_or_stop(tmp_path):
     assert (broken.id, broken.reason) == ("a.jsonl#3", "malformed")
     with pytest.raises(InputError, match=r"a\.jsonl: record 2 at byte 22"):
         list(read_folder(tmp_path, "stop"))
+
+
+def test_an_object_over_several_lines_is_told_what_a_dump_is(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(example(sharegpt), indent=2))
+    with pytest.raises(InputError, match=r"a\.json: record 1 at byte 0: not valid JSON .*\n.*one JSON array"):
+        list(read_folder(tmp_path, "skip"))
 
 
 def test_an_unknown_shape_names_the_known_ones(tmp_path):

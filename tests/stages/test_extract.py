@@ -134,11 +134,13 @@ def test_a_sample_has_its_size_is_seeded_and_names_the_others(paths):
     assert len(extracted(paths, sample=1000)[0]) == 60
 
 
-def test_a_malformed_record_is_skipped_or_stops_and_leaves_nothing(paths):
+def test_a_malformed_record_is_skipped_or_stops_and_leaves_nothing(paths, capsys):
     (paths.raw / "a.jsonl").write_text(json.dumps(row("a", "Hello there", "x")) + "\n{broken\n")
     kept, dropped, _ = extracted(paths)
     assert set(kept) == {"a"}
     assert dropped[0]["reason"] == "malformed"
+    said = f"extract: 2 records, 1 conversations kept; dropped: 1 malformed: {paths.dropped}\n"
+    assert capsys.readouterr().err.endswith(said)
     for path in (paths.conversations, paths.dropped, paths.metrics):
         path.unlink()
     with pytest.raises(InputError, match=r"a\.jsonl: record 2"):

@@ -51,13 +51,18 @@ OnMalformed = Literal["skip", "stop"]
 def raw_conversations(path: Path) -> Iterator[Raw]:
     """The records of one dump, not yet parsed: `conversation_of` can be asked in another process.
 
-    Raises InputError where the file cannot be read, or none of its first records has a known shape.
+    Raises InputError where the file cannot be read, or none of its first records is JSON of a known shape.
     """
     records = raw_records(path)
     first = list(itertools.islice(records, SNIFFED))
-    values = [record.value for record in map(parsed, first) if isinstance(record, Record)]
+    found = [parsed(raw) for raw in first]
+    values = [record.value for record in found if isinstance(record, Record)]
     if any(map(oasst_messages.is_row, values)):
         return oasst_messages.joined(itertools.chain(first, records))
+    if not values and (broken := [record for record in found if isinstance(record, Broken)]):
+        where = f"{path}: record {broken[0].number} at byte {broken[0].offset}"
+        hint = "a dump is one JSON array (.json), or one record a line (.json, .jsonl, .ndjson)"
+        raise InputError(broken[0].error, where=where, hint=hint)
     if first and not any(adapter.fits(value) for value in values for adapter in ADAPTERS):
         known = ", ".join(adapter.name for adapter in ADAPTERS)
         raise InputError("conversations of an unknown shape", where=str(path), hint=f"known shapes: {known}")
@@ -100,7 +105,8 @@ def _named(record: Record | Broken) -> str:
 
 def own_id(given: object) -> str:
     """The dump's id as a text; empty where it has none that can be used."""
-    return str(given).strip() if isinstance(given, str | int) else ""
+    usable = isinstance(given, str | int) and not isinstance(given, bool)
+    return str(given).strip() if usable else ""
 
 
 def content_id(source: str, messages: list[Message]) -> str:

@@ -15,6 +15,7 @@ stands on disk (`cleaning.scratch`), so memory is bounded; the number of process
 from __future__ import annotations
 
 import functools
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -192,7 +193,9 @@ def run(paths: Paths, params: Params, workers: int | None = None) -> None:
         sample(kept, params)
         write(kept, paths.conversations)
         write_jsonl(paths.dropped, (asdict(row) for row in kept.dropped()))
-        write_json(paths.metrics, metrics(kept, tally))
+        found = metrics(kept, tally)
+        write_json(paths.metrics, found)
+    print(f"extract: {summary(found)}: {paths.dropped}", file=sys.stderr)
 
 
 def cleaned(dump: Path, params: Params) -> list[Conversation]:
@@ -445,6 +448,13 @@ def metrics(kept: Scratch, tally: Tally) -> dict[str, Any]:
         "dropped": kept.reasons(),
         "changed": dict(sorted((+tally.changed).items())),
     }
+
+
+def summary(found: dict[str, Any]) -> str:
+    """`74 records, 46 conversations kept; dropped: 20 malformed, 8 length`, from the metrics."""
+    dropped = sorted(found["dropped"].items(), key=lambda item: (-item[1], item[0]))
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped) or "none"
+    return f"{found['records']:,} records, {found['conversations']:,} conversations kept; dropped: {reasons}"
 
 
 def _has_human_turn(conversation: Conversation) -> bool:
