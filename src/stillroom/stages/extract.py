@@ -135,10 +135,10 @@ class Params(Block):
             raise ValueError("above 0 and at most 1")
         return value
 
-    @field_validator("near_ngram", "near_permutations")
+    @field_validator("near_ngram", "near_permutations", "sample")
     @classmethod
-    def _positive(cls, value: int) -> int:
-        if value < 1:
+    def _positive(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
             raise ValueError("at least 1")
         return value
 
