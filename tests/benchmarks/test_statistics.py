@@ -181,8 +181,29 @@ def test_what_is_all_alike_is_not_certain():
     assert st.estimate(numbers(np.ones(6), groups=groups)).low == pytest.approx(st.wilson(3, 3)[0])
 
 
-def test_no_figure_is_below_zero():
+def test_no_figure_is_below_zero_and_no_mean_of_scores_up_to_1_above_it():
     assert st.estimate(numbers([0.0, 0.0, 0.0, 0.1])).low == 0.0
+    assert st.estimate(numbers([0.9, 0.2])).high == 1.0
+    assert st.estimate(numbers([0.9, 2.0])).high > 2.0
+
+
+@pytest.mark.parametrize("groups", [None, [f"g{i // 3}" for i in range(27)]])
+@pytest.mark.parametrize(("ours", "method"), [(1, "every group differs alike"), (0, "no group differs")])
+def test_a_difference_that_is_the_same_in_all_groups_is_not_certain(groups, ours, method):
+    found = st.compare(numbers(np.full(27, ours), groups=groups), numbers(np.zeros(27), groups=groups))
+    beyond = st.wilson(0, 9 if groups else 27)[1]
+    assert (found.delta, found.method, found.detectable) == (ours, method, None)
+    assert (found.low, found.high) == pytest.approx((ours - beyond, min(1.0, ours + beyond)))
+    assert (found.p < 0.05) is bool(ours)
+    rest = numbers(np.full(27, 0.7), groups=groups)
+    gain = st.compare(numbers(rest.a + ours / 10, groups=groups), rest)
+    assert (gain.low, gain.high, gain.method) == (None, None, method)
+
+
+def test_what_mcnemar_can_never_resolve_has_no_detectable_difference():
+    for n, found in ((5, False), (6, True)):
+        ours = numbers([0] + [1] * (n - 1))
+        assert (st.compare(ours, numbers(np.zeros(n))).detectable is not None) is found
 
 
 def test_one_group_gets_an_interval_that_says_so():

@@ -38,6 +38,8 @@ MANY = 1_000
 _NORMAL = NormalDist()
 _CHUNK = 4_000_000
 """most draws held in memory at a time"""
+_NO_SPREAD = 1e-12
+"""standard error below which resamples differ by rounding alone"""
 _NEARLY_NORMAL = 100_000
 """degrees of freedom from which on t is taken as normal; the probability differs by less than 1e-5"""
 
@@ -131,7 +133,7 @@ def estimate(numbers: Numbers) -> Estimate:
     would say the same after seconds.
 
     Samples that are all of one group get an interval within it, which says nothing about other groups. No
-    figure is below 0.
+    figure is below 0, and no mean of scores up to 1 above 1.
     """
     if numbers.tasks is not None:
         return _estimate_mean(numbers)
@@ -152,14 +154,13 @@ def estimate(numbers: Numbers) -> Estimate:
         low, high = wilson(int(value) * groups, groups)
     elif mean and numbers.independent and n > 1:
         method = "t"
-        low, high = t_interval(numbers.a)
-        low = max(0.0, low)
+        low, high = _possible(numbers, *t_interval(numbers.a))
     elif groups > 1:
         sums, counts = _alike(numbers.grouped())
         if len(sums) > MANY:
             method = "t over groups"
             half = t_quantile(LEVEL, groups - 1) * _standard_error(influence(numbers))
-            low, high = max(0.0, value - half), value + half
+            low, high = _possible(numbers, value - half, value + half)
         else:
             method = "bootstrap over groups"
             low, high = _expanded_percentiles(_draws(lambda x: numbers.of(*x.T), sums, counts), groups)
@@ -172,7 +173,9 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
     """Paired difference of two models; both hold the same samples in the same order.
 
     The interval is the paired cluster bootstrap's, or t's over linearised groups as in `estimate`; p is
-    McNemar's exact one for independent right/wrong samples, else the interval's.
+    McNemar's exact one for independent right/wrong samples, else the interval's. Where all groups differ
+    alike, or none does, resampling would give an interval of no width: shares get Wilson's bound on what so
+    few groups cannot show, other figures none.
     """
     assert list(ours.groups) == list(baseline.groups), "samples are not paired"
     if ours.tasks is not None:
@@ -191,14 +194,19 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
         draws = _draws(lambda x: ours.of(*x[:, :2].T) - ours.of(*x[:, 2:].T), sums, counts)
         low, high = _expanded_percentiles(draws, groups)
         method, p = "paired bootstrap over groups", _bootstrap_p(draws, groups)
-        se = float(draws.std(ddof=1)) if draws.any() else 0.0
+        se = float(draws.std(ddof=1))
         resolvable = _bootstrap_p(np.ones(len(draws)), groups) <= 1 - LEVEL
-    if ours.independent and not ours.exp and _shares(ours) and _shares(baseline):
+    shares = not ours.exp and _shares(ours) and _shares(baseline)
+    if ours.independent and shares:
         won, lost = int((ours.a > baseline.a).sum()), int((ours.a < baseline.a).sum())
-        method, p = "McNemar exact", mcnemar(won, lost)
-    detectable = minimum_detectable(se) if resolvable and se else None
-    if not se:
-        method = "no group differs"
+        method, p, resolvable = "McNemar exact", mcnemar(won, lost), mcnemar(n, 0) <= 1 - LEVEL
+    if se < _NO_SPREAD:
+        unseen, method = wilson(0, groups)[1], _alike_in(delta)
+        if not shares:
+            return Comparison(delta, None, None, p, None, n, groups, method)
+        low, high = max(-1.0, delta - unseen), min(1.0, delta + unseen)
+        return Comparison(delta, low, high, p, None, n, groups, method)
+    detectable = minimum_detectable(se) if resolvable else None
     return Comparison(delta, low, high, p, detectable, n, groups, method)
 
 
@@ -224,7 +232,7 @@ def compare_apart(ours: Numbers, theirs: Numbers) -> Comparison:
         p = fisher(k, m, other_k, other_m)
         return Comparison(delta, low, high, p, detectable, n, groups, "Fisher exact, not paired")
     if not any(ses):
-        return Comparison(delta, None, None, None, None, n, groups, "no group differs")
+        return Comparison(delta, None, None, None, None, n, groups, _alike_in(delta))
     freedom = _welch(ses, [len(set(side.groups)) for side in sides])
     low, high, p, _ = _t_test(delta, math.hypot(*ses), freedom)
     return Comparison(delta, low, high, p, detectable, n, groups, "Welch's t over groups, not paired")
@@ -376,7 +384,8 @@ def _estimate_mean(numbers: Numbers) -> Estimate:
         return Estimate(value, None, None, n, sum(counts), "too few groups")
     ses = [_standard_error(influence(part)) for part in parts]
     low, high, _, _ = _t_test(value, se_of_mean(ses), _welch(ses, counts))
-    return Estimate(value, max(0.0, low), high, n, sum(counts), f"t over {len(parts)} tasks")
+    low, high = _possible(numbers, low, high)
+    return Estimate(value, low, high, n, sum(counts), f"t over {len(parts)} tasks")
 
 
 def _compare_means(ours: Numbers, baseline: Numbers) -> Comparison:
@@ -412,9 +421,10 @@ def _t_of_means(
     ses, counts: standard error and groups of each.
     """
     se = math.hypot(*ses) / tasks
+    if not se:
+        return Comparison(delta, None, None, None if delta else 1.0, None, n, sum(counts), _alike_in(delta))
     low, high, p, _ = _t_test(delta, se, _welch(ses, counts))
-    detectable = minimum_detectable(se) if se else None
-    return Comparison(delta, low, high, p, detectable, n, sum(counts), method if se else "no group differs")
+    return Comparison(delta, low, high, p, minimum_detectable(se), n, sum(counts), method)
 
 
 def _welch(ses: Sequence[float], groups: Sequence[int]) -> int:
@@ -431,6 +441,17 @@ def _log_ways(n: int, k: int) -> float:
 def _shares(numbers: Numbers) -> bool:
     """Whether the samples are right or wrong."""
     return bool((numbers.b == 1).all() and np.isin(numbers.a, (0.0, 1.0)).all())
+
+
+def _alike_in(delta: float) -> str:
+    """The method where the difference is the same in all groups: there is no spread to test it by."""
+    return "every group differs alike" if delta else "no group differs"
+
+
+def _possible(numbers: Numbers, low: float, high: float) -> tuple[float, float]:
+    """An interval cut off where no figure can be: below 0, or above 1 where no score is."""
+    scores = not numbers.exp and bool((numbers.b == 1).all() and (numbers.a <= 1).all())
+    return max(0.0, low), min(1.0, high) if scores else high
 
 
 def _alike(sums: Floats) -> tuple[Floats, Floats]:
