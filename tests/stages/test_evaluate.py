@@ -22,6 +22,7 @@ from stillroom.params import Endpoint
 from stillroom.records import Conversation, Message, write_conversations
 from stillroom.stages import evaluate
 
+GIVEN = {"max_tokens": 4, "contexts": ["given"], "instructed": []}
 TEXT = "The ferry to Little Larrow leaves at nine. Naïve gulls follow it; the lamp burns all night. "
 
 
@@ -169,7 +170,8 @@ def test_other_question_benchmarks_run(checkout, name):
         name,
         *(asked(f"r{i}", f"Say {i}", answer="gold", book="b", refusal=False) for i in range(3)),
     )
-    metrics, samples = examine(name, **{name: {"max_tokens": 4, "limit": 2}})
+    block = GIVEN if name == "raft" else {"max_tokens": 4}
+    metrics, samples = examine(name, **{name: block | {"limit": 2}})
     assert metrics["n"] == len(samples) == 2
     assert metrics["cut"] <= 2
 
@@ -177,7 +179,7 @@ def test_other_question_benchmarks_run(checkout, name):
 def test_an_instruction_answered_as_by_the_reference_is_a_draw(checkout, monkeypatch):
     monkeypatch.setenv("STILLROOM_CACHE", str(checkout / "cache"))
     questions(checkout, "raft", asked("r", "Say it.", answer="gold", refusal=False))
-    _, [same] = examine("raft", raft={"max_tokens": 4})
+    _, [same] = examine("raft", raft=GIVEN)
     (checkout / "data/benchmarks/alpaca_eval").mkdir()
     rows = [{"instruction": "Say it.", "output": same["output"]}, {"instruction": TEXT * 20, "output": "No."}]
     (checkout / "data/benchmarks/alpaca_eval/set.json").write_text(json.dumps(rows))
@@ -201,14 +203,14 @@ def test_same_inputs_same_bytes_and_no_use_of_other_blocks(checkout):
     paths = evaluate.Paths("base", "raft")
     outs = []
     for other in (10, 20):
-        evaluate.run(paths, params(raft={"max_tokens": 4}, mqa={"max_tokens": other}))
+        evaluate.run(paths, params(raft=GIVEN, mqa={"max_tokens": other}))
         outs.append([p.read_bytes() for p in (paths.metrics, paths.samples, paths.label)])
     assert outs[0] == outs[1]
 
 
 def test_the_label_follows_data_and_settings(checkout):
     def label(limit=1):
-        evaluate.run(evaluate.Paths("base", "raft"), params(raft={"max_tokens": 4, "limit": limit}))
+        evaluate.run(evaluate.Paths("base", "raft"), params(raft=GIVEN | {"limit": limit}))
         return json.loads(evaluate.Paths("base", "raft").label.read_text())
 
     questions(checkout, "raft", asked("r", "Say", refusal=False, answer="gold"))

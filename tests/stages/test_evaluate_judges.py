@@ -27,7 +27,7 @@ COUNT = 12
 NOWHERE = "http://127.0.0.1:9/v1"
 BLOCKS = {
     "alpaca_eval": {"judge": {"model": "judge"}},
-    "raft": {"judge": {"model": "judge"}},
+    "raft": {"judge": {"model": "judge"}, "contexts": ["given"]},
 }
 
 
@@ -81,9 +81,10 @@ def checkout(tmp_path, monkeypatch):
     ]
     write_conversations(Path("data/benchmarks/raft/eval.jsonl"), records)
 
-    def answered(self, data, subject):
+    def answered(self, records, subject):
         samples = []
-        for place, record in enumerate(self.records(data)):
+        for record in records:
+            place = int(record.id[-2:])
             output = ("draw" if place == 3 else f"<ANSWER>: {place}") if place != 5 else None
             gold = self.gold(record)
             scores = self.score(record, output, gold) if output else {}
@@ -91,7 +92,7 @@ def checkout(tmp_path, monkeypatch):
             samples.append(Sample(record.id, record.id, "", output, gold, scores, status))
         return samples
 
-    monkeypatch.setattr(Questions, "run", answered)
+    monkeypatch.setattr(Questions, "ask", answered)
 
 
 def examine(benchmark, url=NOWHERE, **endpoint):
@@ -197,7 +198,7 @@ def test_interrupted_judging_goes_on_where_it_was(checkout, judge, monkeypatch, 
 
 def test_without_a_judge_nothing_is_asked_and_the_folder_is_empty(checkout, tmp_path):
     paths = evaluate.Paths("base", "raft")
-    evaluate.run(paths, evaluate.Params(seed=42, chat_format="inst"))
+    evaluate.run(paths, evaluate.Params(seed=42, chat_format="inst", raft={"contexts": ["given"]}))
     assert list(paths.files.iterdir()) == []
     assert "judge" not in json.loads(paths.metrics.read_text())
     assert not (tmp_path / "cache").exists()

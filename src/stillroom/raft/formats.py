@@ -8,7 +8,7 @@ the documents, `eval` the held-out examples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -29,10 +29,9 @@ ROWS = 1000
 """of a row group"""
 
 
-def instruction(plan: Plan, count: int) -> str:
+def instruction(passages: Iterable[str], question: str) -> str:
     """The passages, one a line in recipe C's marks, and the question."""
-    shown = "".join(f"<DOCUMENT>{chunk.text}</DOCUMENT>\n" for chunk in plan.context(count))
-    return shown + plan.pair.question
+    return "".join(f"<DOCUMENT>{text}</DOCUMENT>\n" for text in passages) + question
 
 
 def conversation(plan: Plan, count: int) -> Conversation:
@@ -54,7 +53,8 @@ def conversation(plan: Plan, count: int) -> Conversation:
         "turns": [turn],
         "group": pair.chunk.document,
     }
-    messages = (Message("user", instruction(plan, count)), Message("assistant", plan.cot_answer))
+    asked = instruction((chunk.text for chunk in shown), pair.question)
+    messages = (Message("user", asked), Message("assistant", plan.cot_answer))
     return Conversation(pair.id, "raft", messages, meta)
 
 
@@ -68,7 +68,7 @@ def record(number: int, plan: Plan, count: int) -> dict[str, Any]:
         "context": {"title": [[c.title for c in shown]], "sentences": [[c.text for c in shown]]},
         "oracle_context": "" if plan.refusal else plan.pair.chunk.text,
         "cot_answer": plan.cot_answer,
-        "instruction": instruction(plan, count),
+        "instruction": instruction((c.text for c in shown), plan.pair.question),
     }
 
 

@@ -15,6 +15,8 @@ from stillroom.teacher.prompts import ANSWER_TAG
 from stillroom.teacher.replies import spaced
 
 Side = Literal["train", "eval"]
+PASSAGES = "passages.jsonl"
+"""of the benchmark's folder: what a search for its questions looks through"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,17 @@ def row(pair: Pair) -> dict[str, Any]:
         "question_key": pair.question_key,
         "answer_key": pair.answer_key,
         "repaired": pair.repaired,
+    }
+
+
+def passage_row(chunk: Chunk) -> dict[str, Any]:
+    """A passage's line of the benchmark's passages.jsonl."""
+    return {
+        "id": chunk.id,
+        "document": chunk.document,
+        "title": chunk.title,
+        "source": chunk.source,
+        "text": chunk.text,
     }
 
 

@@ -1,7 +1,7 @@
 """A folder of documents into questions, distractors and quoted answers (RAFT, arXiv:2403.10131).
 
 data/raw/documents, prompts/, data/review/raft.jsonl ──▶ raft ──▶ data/interim/{raft.jsonl,raft-records.jsonl,
-        raft-pairs.jsonl,raft-answers.parquet,raft-export}, data/benchmarks/raft/eval.jsonl
+        raft-pairs.jsonl,raft-answers.parquet,raft-export}, data/benchmarks/raft/{eval,passages}.jsonl
 
     stillroom raft
 
@@ -9,7 +9,8 @@ The teacher writes questions about each passage (the oracle) and answers them fr
 answer that quotes what the passage does not say is repaired, asked for again or rejected. A person may review
 the pairs (`stillroom raft review`). The student sees the oracle among other passages; in the share 1 - P
 without it, and in refusals without it and with the answer that the documents do not hold one. Whole documents
-are held out for the benchmark. Pairs and examples are streamed; in memory are the passages and the ids.
+are held out for the benchmark; all passages stand beside it, for a search. Pairs and examples are streamed;
+in memory are the passages and the ids.
 """
 
 from __future__ import annotations
@@ -282,6 +283,7 @@ def write(
             export.add(row, held_out=False)
 
         save(paths.train, train, "train", tally, taught)
+        write_jsonl(benchmark / pairs.PASSAGES, map(pairs.passage_row, chunks if held else ()))
         save(benchmark / "eval.jsonl", evaluation, "eval", tally, partial(export.add, held_out=True))
 
 
