@@ -1,3 +1,4 @@
+import re
 from typing import ClassVar
 
 import pytest
@@ -74,6 +75,26 @@ def test_a_mistake_is_named_with_line_and_nearest_key(write, text, where, messag
         load(path)
     assert str(raised.value).startswith(f"{path}{where}")
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("block", "line", "bad", "good"),
+    [
+        (params.Endpoint, "base_url", "localhost:8000/v1", "http://localhost:8000/v1"),
+        (params.Endpoint, "base_url", "https:///v1", "https://[::1]/v1"),
+        (params.Endpoint, "max_in_flight", "0", "1"),
+        (params.Sampling, "max_tokens", "0", "1"),
+        (params.Sampling, "temperature", "-0.1", "0"),
+        (params.Sampling, "top_p", "1.1", "1"),
+        (params.Sampling, "top_k", "-2", "-1"),
+        (params.Sampling, "repetition_penalty", "0", "null"),
+    ],
+)
+def test_what_no_endpoint_would_take_is_refused_before_it_is_asked(write, block, line, bad, good):
+    params.load("block", block, write(f"block:\n  {line}: {good}\n"))
+    path = write(f"block:\n  {line}: {bad}\n")
+    with pytest.raises(ParamsError, match=re.escape(f"{path}:2: block.{line}: ")):
+        params.load("block", block, path)
 
 
 def test_no_params_file_says_what_to_do(tmp_path):

@@ -20,6 +20,8 @@ from stillroom.errors import ParamsError
 PARAMS = Path("params.yaml")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML was built with it: ten times as fast"""
+WEB = "^https?://[^/]"
+"""how an address begins"""
 
 
 class Settings(BaseModel):
@@ -40,15 +42,15 @@ class Block(Settings):
 class Sampling(Settings):
     """How an answer is drawn from a model."""
 
-    max_tokens: int = 1024
+    max_tokens: int = Field(default=1024, ge=1)
     """most tokens of one answer"""
-    temperature: float = 0.7
+    temperature: float = Field(default=0.7, ge=0)
     """0 is greedy"""
-    top_p: float = 0.7
+    top_p: float = Field(default=0.7, ge=0, le=1)
     """nucleus: smallest set of tokens with this probability"""
-    top_k: int | None = 50
+    top_k: int | None = Field(default=50, ge=-1)
     """only the k likeliest tokens; null for endpoints that do not know top_k"""
-    repetition_penalty: float | None = 1.0
+    repetition_penalty: float | None = Field(default=1.0, gt=0)
     """1 is none; null for endpoints that do not know it"""
     stop: list[str] = []
     """texts that end an answer"""
@@ -92,7 +94,7 @@ class Batching(Settings):
 class Address(Settings):
     """Where a model other than the teacher is asked."""
 
-    base_url: str
+    base_url: str = Field(pattern=WEB)
     """an OpenAI-compatible API"""
     api_key_env: str = "JUDGE_API_KEY"
     """environment variable that holds its key: the teacher's is not sent there"""
@@ -103,7 +105,7 @@ class Address(Settings):
 class Endpoint(Settings):
     """How the teacher is reached, how fast it is asked, and what it may cost. Changes no answer."""
 
-    base_url: str | None = None
+    base_url: str | None = Field(default=None, pattern=WEB)
     """an OpenAI-compatible API, e.g. http://localhost:8000/v1; null only for the embedded teacher"""
     api_key_env: str = "OPENAI_API_KEY"
     """environment variable that holds the key; the key itself is never written anywhere"""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.params import Endpoint, Settings
+from stillroom.params import WEB, Endpoint, Settings
 
 
 class Remote(Settings):
@@ -14,7 +14,7 @@ class Remote(Settings):
 
     dialect: Literal["openai", "together"] = "openai"
     """openai: /fine_tuning/jobs; together: /fine-tunes"""
-    base_url: str | None = None
+    base_url: str | None = Field(default=None, pattern=WEB)
     """address of the service; null: endpoint.base_url"""
     api_key_env: str | None = None
     """environment variable that holds its key; null: the endpoint's, at the endpoint's address only"""

@@ -38,7 +38,7 @@ def serving(teacher: Teacher, endpoint: Endpoint, folder: Path) -> Iterator[str]
     """
     if (teacher.model == "embedded") != (endpoint.base_url is None):
         raise ParamsError(
-            f"the teacher is {teacher.model!r}, but endpoint.base_url is {endpoint.base_url!r}",
+            f"the teacher is {teacher.model!r}, but endpoint.base_url is {endpoint.base_url or 'null'}",
             where="params.yaml: common.teacher.model",
             hint="only the embedded teacher has no address",
         )
