@@ -7,6 +7,8 @@ from stillroom.benchmarks.base import Sample
 from stillroom.benchmarks.booksum import BookSum
 from stillroom.benchmarks.mqa import Mqa, best_subspan_em
 from stillroom.benchmarks.raft import Raft, tagged
+from stillroom.benchmarks.subject import Reply, Subject
+from stillroom.chat_format import get
 from stillroom.errors import InputError
 from stillroom.records import Conversation, Message
 from stillroom.squad import normalise
@@ -65,6 +67,22 @@ def test_mqa_refuses_gold_that_always_matches():
 def test_mqa_places_the_gold_document(index, documents, place):
     scores = Mqa().score(record(documents=documents, gold_index=index), "gold", ["gold"])
     assert scores == {"accuracy": 1.0, "documents": documents, "position": place}
+
+
+class Answering(Subject):
+    """Says the records' answers, as a model does that `max_tokens` stops."""
+
+    def prompt(self, messages):
+        return messages[-1].content
+
+    def answers(self, prompts, sampling, seeds, title):
+        return [Reply(text, "length") for text in ("Saturd", "Answer: Saturday\nLong Answer: The ferr")]
+
+
+def test_mqa_counts_an_answer_as_cut_where_the_line_that_is_scored_is(tmp_path):
+    asked = [record(id, answers=["Saturday"], documents=2, gold_index=0) for id in "ab"]
+    found = Mqa().ask(asked, Answering(tmp_path, get("inst"), 64, seed=1))
+    assert [(s.scores["accuracy"], s.scores["cut"]) for s in found] == [(0.0, 1.0), (1.0, 0.0)]
 
 
 def raft(output, refusal=False):

@@ -99,6 +99,21 @@ def test_one_name_for_module_stage_rule_block_and_command(own):
     assert stages <= commands
 
 
+def test_each_curve_of_a_benchmark_has_its_plot():
+    from stillroom.benchmarks import BENCHMARKS
+
+    drawn = {
+        path: (plot["x_label"], plot["y_label"])
+        for named in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+        for path, plot in named.items()
+    }
+    assert drawn == {
+        f"reports/curves/{name}-{curve.name}.csv": (curve.x_title, curve.y_title)
+        for name, benchmark in BENCHMARKS.items()
+        for curve in benchmark.curves
+    }
+
+
 def test_each_stage_watches_its_block_and_its_common_keys():
     from stillroom.stages import STAGES
 

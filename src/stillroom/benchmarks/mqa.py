@@ -6,11 +6,14 @@ data/benchmarks/mqa/eval.jsonl ──▶ answers ──▶ accuracy, by number o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from stillroom.benchmarks.base import Curve, Measure, Questions, Sample, Scores, meta
 from stillroom.records import Conversation
 from stillroom.squad import normalise
+
+if TYPE_CHECKING:
+    from stillroom.benchmarks.subject import Reply, Subject
 
 ACCURACY = Measure("accuracy", "accuracy", "share", "higher")
 
@@ -44,7 +47,8 @@ class Mqa(Questions):
         "best_subspan_em of Lost in the Middle: the answer's first line, normalised as SQuAD does, holds a"
         " gold answer. Greedy, unless `evaluate.mqa.sampling` is set. Gold answers that normalise to "
         "nothing are refused, since they would always match; prompts that do not fit the model are skipped "
-        "and counted. Questions about one gold passage are one group, with all their numbers of documents."
+        "and counted; an answer counts as cut where its first line is. Questions about one gold passage are "
+        "one group, with all their numbers of documents."
     )
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve("documents", "documents in the prompt", "accuracy", by("documents")),
@@ -67,6 +71,13 @@ class Mqa(Questions):
         documents, index = meta(record, "documents", int), meta(record, "gold_index", int)
         position = 25 * round(4 * index / max(documents - 1, 1))
         return {"accuracy": best_subspan_em(output, gold), "documents": documents, "position": position}
+
+    def _sample(self, record: Conversation, subject: Subject, reply: Reply | None) -> Sample:
+        """As any question's; what `max_tokens` cuts off behind the first line is not scored."""
+        sample = super()._sample(record, subject, reply)
+        if "\n" in (sample.output or ""):
+            sample.scores["cut"] = 0.0
+        return sample
 
     @classmethod
     def measures(cls, samples: Sequence[Sample]) -> list[Measure]:
