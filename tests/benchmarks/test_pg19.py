@@ -5,6 +5,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from stillroom.benchmarks import pg19
+from stillroom.errors import ModelError
 
 SIZES = {
     "vocab_size": 61,
@@ -50,3 +51,25 @@ def test_sums_are_those_of_the_models_own_loss(build, overlap, monkeypatch):
     assert found == pytest.approx(expected(model, sequence, 32, overlap), rel=1e-5)
     monkeypatch.setattr(pg19, "LOGITS", (7 * 4 * 61, 0))
     assert pg19.score(model, sequence, 32, overlap, 96) == pytest.approx(found, rel=1e-7)
+
+
+@pytest.mark.parametrize("build", [llama, capped])
+def test_batches_that_the_memory_does_not_hold_are_run_in_halves(build, monkeypatch):
+    torch.manual_seed(3)
+    model, sequence = build().eval(), torch.randint(0, 61, (151,)).tolist()
+    whole = pg19.score(model, sequence, 8, 0.0, 64)
+    forward, most, tried = model.base_model.forward, 3, []
+
+    def small(*, input_ids, **settings):
+        tried.append(len(input_ids))
+        if len(input_ids) > most:
+            raise torch.OutOfMemoryError
+        return forward(input_ids=input_ids, **settings)
+
+    monkeypatch.setattr(model.base_model, "forward", small)
+    assert pg19.score(model, sequence, 8, 0.0, 64) == pytest.approx(whole, rel=1e-7)
+    assert tried[2:] == [8, 4, *[2] * 9, 1]
+    most = 0
+    monkeypatch.setattr(pg19, "head", lambda model, probe: None)
+    with pytest.raises(ModelError, match="a window of 8 tokens"):
+        pg19.score(model, sequence, 8, 0.0, 64)

@@ -168,17 +168,40 @@ def windows(targets: int, length: int, overlap: float) -> Iterator[tuple[int, in
 
 
 def score(model: Any, sequence: Sequence[int], length: int, overlap: float, batch_tokens: int) -> float:
-    """Σ NLL in nats of sequence[1:], in windows of `length` tokens, batched under `batch_tokens`."""
+    """Σ NLL in nats of sequence[1:], in windows of `length` tokens, batched under `batch_tokens`.
+
+    A batch that the GPU's memory does not hold is run in halves, and so are those after it. Raises ModelError
+    where one window is too much.
+    """
     import torch
 
     tokens, spans = torch.tensor(sequence), list(windows(len(sequence) - 1, length, overlap))
-    size = max(1, batch_tokens // length)
+    size = max(1, min(batch_tokens // length, len(spans)))
+    total, first = 0.0, 0
     with torch.inference_mode():
         project = head(model, tokens[None, :PROBE])
-        return sum(
-            summed_nll(model, project, *window_tensors(tokens, spans[i : i + size], length))
-            for i in range(0, len(spans), size)
-        )
+        while first < len(spans):
+            found = _fitting_nll(model, project, *window_tensors(tokens, spans[first : first + size], length))
+            if found is not None:
+                total, first = total + found, first + size
+            elif size == 1:
+                hint = "leave it out of evaluate.pg19.lengths, or take a GPU with more memory"
+                where = model.config.name_or_path
+                raise ModelError(f"out of memory: a window of {length:,} tokens", where=where, hint=hint)
+            else:
+                torch.cuda.empty_cache()
+                size = (size + 1) // 2
+    return total
+
+
+def _fitting_nll(model: Any, project: Any, inputs: Tensor, targets: Tensor) -> float | None:
+    """`summed_nll`; None where the memory did not last. Its tensors are free once this has returned."""
+    import torch
+
+    try:
+        return summed_nll(model, project, inputs, targets)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def head(model: Any, probe: Tensor) -> Any:
