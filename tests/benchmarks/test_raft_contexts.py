@@ -98,7 +98,25 @@ def test_figures_of_a_context_are_those_of_its_answers(data):
     assert (metrics["plain"]["refused"], metrics["plain"]["precision"]) == (1.0, None)
     retrieved = metrics["retrieved"]
     assert (retrieved["found"], retrieved["refused"], retrieved["precision"]) == (5 / 8, 3 / 8, 1.0)
-    assert (metrics["n"], metrics["refused"], metrics["tagged"]) == (26, 0.0, 1.0)
+    assert (metrics["n"], metrics["refused"], metrics["tagged"]) == (10, 0.0, 1.0)
+
+
+def test_what_has_no_answer_counts_in_its_own_context(data):
+    class Forgetful(Reader):
+        def answers(self, prompts, sampling, seeds, title):
+            said = super().answers(prompts, sampling, seeds, title)
+            alone = ["<DOCUMENT>" not in prompt[-1].content for prompt in prompts]
+            return [Reply(None, failed=True) if a else r for a, r in zip(alone, said, strict=True)]
+
+    samples = Raft().run(data, Forgetful(Path("models/base"), chat_format.get("inst"), 1024, 42))
+    metrics = evaluate.metrics(Raft(), samples)
+    assert (metrics["n"], metrics["failed"], metrics["parts"]["retrieved_exact_match"]["failed"]) == (
+        10,
+        0,
+        0,
+    )
+    plain = metrics["parts"]["plain_exact_match"]
+    assert (plain["failed"], plain["value"]) == (8, None)
 
 
 def test_a_context_may_be_asked_alone(data):

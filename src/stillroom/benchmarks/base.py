@@ -113,6 +113,11 @@ class Benchmark(Settings):
         return {}
 
     @classmethod
+    def about(cls, measure: Measure, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The samples that one of the measures is about, whether they have a score or not."""
+        return samples
+
+    @classmethod
     def details(cls, samples: Sequence[Sample]) -> dict[str, Any]:
         """Further figures of the metrics file."""
         return {}

@@ -127,6 +127,11 @@ class Leaderboard(Benchmark):
         }
 
     @classmethod
+    def about(cls, measure: Measure, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """A task's own, or all."""
+        return [s for s in samples if task_of(s) == measure.key] if measure.key in TITLES else samples
+
+    @classmethod
     def details(cls, samples: Sequence[Sample]) -> dict[str, Any]:
         """MMLU's plain mean of subjects, GSM8K by the last number of an answer, and prompts that were cut."""
         scored = [sample for sample in samples if sample.status == "scored"]

@@ -184,6 +184,12 @@ class Raft(Judged):
         return found
 
     @classmethod
+    def about(cls, measure: Measure, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Those of its context."""
+        context = next((c for c in TITLES if measure.key.startswith(f"{c}_")), "given")
+        return [sample for sample in samples if context_of(sample.id)[1] == context]
+
+    @classmethod
     def details(cls, samples: Sequence[Sample]) -> dict[str, Any]:
         """Figures of the first context, refusals where they are right, and figures of each other context."""
         first, *others = contexts(samples)

@@ -209,13 +209,16 @@ def asking(benchmark: str, params: Params) -> Judged | None:
 def metrics(benchmark: Benchmark, samples: Sequence[Sample]) -> dict[str, Any]:
     """Headline, counts, curves and details; `n` 0 and no value where there is no data."""
     found, parts = benchmark.measures(samples), benchmark.parts(samples).values()
+    headline = benchmark.about(found[0], samples) if found else samples
     figures = {
-        "headline": _figure(found[0], samples) if found else {},
-        **({"parts": {part.key: _figure(part, samples) for part in parts}} if parts else {}),
-        "n": sum(s.status == "scored" for s in samples),
-        "failed": sum(s.status == "failed" for s in samples),
-        "skipped": sum(s.status == "skipped" for s in samples),
-        "cut": sum(s.scores.get("cut", 0.0) == 1.0 for s in samples),
+        "headline": _figure(found[0], headline) if found else {},
+        **(
+            {"parts": {part.key: _part(part, benchmark.about(part, samples)) for part in parts}}
+            if parts
+            else {}
+        ),
+        "n": sum(s.status == "scored" for s in headline),
+        **_missed(headline),
         **(benchmark.details(samples) if samples else {}),
         "curves": {curve.name: _curve(curve.points(samples)) for curve in benchmark.curves},
     }
@@ -260,6 +263,20 @@ def _figure(measure: Measure, samples: Sequence[Sample]) -> dict[str, Any]:
     found = measure.estimate(samples)
     figure = asdict(found) if found else {"value": None, "low": None, "high": None}
     return {"name": measure.name, **figure, "unit": measure.unit, "better": measure.better}
+
+
+def _part(measure: Measure, samples: Sequence[Sample]) -> dict[str, Any]:
+    """A part's figure, with what of it has no score."""
+    return _figure(measure, samples) | _missed(samples)
+
+
+def _missed(samples: Sequence[Sample]) -> dict[str, int]:
+    """How many samples have no score, and how many answers were cut."""
+    return {
+        "failed": sum(s.status == "failed" for s in samples),
+        "skipped": sum(s.status == "skipped" for s in samples),
+        "cut": sum(s.scores.get("cut", 0.0) == 1.0 for s in samples),
+    }
 
 
 def _curve(points: dict[int, tuple[Any, list[Sample]]]) -> dict[str, Any]:
