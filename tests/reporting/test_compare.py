@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from stillroom.cli import app
+from stillroom.commands import compare
 from stillroom.errors import InputError
 from stillroom.reporting import comparison, revisions
 
@@ -87,7 +88,7 @@ def test_revisions_are_paired_sample_by_sample(here):
         ("tuned", "mqa"): "better",
     }
     assert rows["base", "mqa"]["method"] == "the same answers"
-    assert rows["base", "mqa"]["p"] is None
+    assert (rows["base", "mqa"]["low"], rows["base", "mqa"]["p"]) == (None, None)
     tuned = rows["tuned", "mqa"]
     assert (tuned["n"], tuned["groups"], tuned["paired"]) == (72, 24, True)
     assert tuned["value"] - tuned["baseline_value"] == pytest.approx(tuned["delta"], abs=2e-6)
@@ -95,6 +96,23 @@ def test_revisions_are_paired_sample_by_sample(here):
     assert tuned["p_holm"] > tuned["p"]
     assert found["params"] == {"train.lr": [0.1, 0.2]}
     assert found["metrics"] == {"train.loss": [10.0, 5.0]}
+
+
+def test_figures_that_were_made_of_other_things_are_named(here):
+    ours, base = (revisions.read(name) for name in ("workspace", "workspace"))
+    assert comparison.comparison(ours, base)["made_of_other"] == {}
+    for model, name in (("base", "mqa"), ("tuned", "mqa")):
+        ours.labels[model, name] = ours.labels[model, name] | {"code": "f" * 64}
+    ours.labels["tuned", "pg19"] = ours.labels["tuned", "pg19"] | {"settings": {}, "data": "e" * 64}
+    del base.labels["base", "mqa"]
+    found = comparison.comparison(ours, base)
+    assert found["made_of_other"] == {"code": ["tuned/mqa"], "data": ["tuned/pg19"]}
+    [(_, rows)] = compare.differences(found)
+    assert rows == [["code", "tuned/mqa"], ["data", "tuned/pg19"]]
+    for name in EVALUATE["benchmarks"]:
+        base.labels["base", name] = {**ours.labels["base", name], "model": "0" * 64}
+    [(_, rows)] = compare.differences(comparison.comparison(ours, base, ["base"]))
+    assert rows == [["model", "all"]]
 
 
 def test_the_workspace_is_set_against_a_revision(here):

@@ -99,6 +99,12 @@ def test_another_baseline_turns_the_sign(reports):
     assert rows["mqa"]["verdict"] == "worse"
 
 
+def test_models_stand_in_the_recipes_order_behind_the_baseline(reports):
+    recipe = Path("params.yaml")
+    recipe.write_text(recipe.read_text().replace("[base, tuned]", "[tuned, base, qwen]"))
+    assert written()[1]["models"] == ["base", "tuned", "qwen"]
+
+
 def test_texts_are_escaped_and_cut(reports):
     html, _ = written(report.Params(characters=100))
     assert "&lt;b&gt;I &amp; you&lt;/b&gt; do not know." in html
@@ -129,6 +135,25 @@ def test_outcome_of_a_sample_is_by_the_headline(reports):
     for id, outcome in found.items():
         gain = (id in right["tuned"]) - (id in right["base"])
         assert outcome == ("unscored" if id == "q99-50" else ("same", "better", "worse")[gain])
+
+
+def test_what_one_model_did_not_score_is_found_and_said(reports):
+    path = reports / "samples/tuned/raft.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    notes = {3: "no verdict: the judge said 'maybe' (stop)", 7: "no verdict: <i> (stop)", 9: "1,024 tokens"}
+    for i, note in notes.items():
+        rows[i] |= {"status": "failed", "note": note, "output": None, "scores": {}}
+    write_jsonl(path, rows)
+    html, results = written()
+    assert [row for row in results["not_scored"] if row["benchmark"] == "raft"] == [
+        {"benchmark": "raft", "model": "tuned", "status": "failed", "samples": n, "id": id, "note": notes[i]}
+        for i, id, n in ((3, "raft-03", 2), (9, "raft-09", 1))
+    ]
+    assert "<b>2 failed</b>, such as <code>raft-03</code> <span>no verdict: the judge said" in html
+    assert len(re.findall(r'data-outcomes="tuned:unscored unscored">\s*<summary><code>raft-', html)) == 3
+    assert "on 17 of 20 samples</small>" in html
+    assert html.count(" samples</small>") == 1
+    assert ", on 17 of 20 |" in report.Paths().markdown.read_text()
 
 
 def test_every_file_is_named_with_its_hash(reports):
@@ -350,7 +375,9 @@ def test_parts_of_a_benchmark_have_rows_of_their_own(reports, write_item):
     ]
     verdicts = {row["benchmark"]: row["verdict"] for row in results["comparisons"]}
     assert verdicts["leaderboard/gsm8k"] == verdicts["leaderboard"] == "better"
-    assert html.count("1 skipped") == 4  # of MQA and of the whole, for both models; not of a part
+    skipped = re.findall(r'<td data-label="samples">.*1 skipped', html)
+    assert len(skipped) == 4  # of MQA and of the whole, for both models; not of a part
+    assert "tuned is better than base on <strong>3</strong> of 4 benchmarks" in html
     assert "| GSM8K (exact_match, 5-shot, higher is better) | base |" in report.Paths().markdown.read_text()
 
 

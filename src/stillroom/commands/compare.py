@@ -76,11 +76,15 @@ def sampled(row: dict[str, Any]) -> str:
     if not row["paired"]:
         return f"{figure(row['samples'])} and {figure(row['baseline_samples'])}, not paired"
     most = max(row["samples"], row["baseline_samples"])
-    return f"{figure(row['n'])} pairs" + (f" of {figure(most)}" if most != row["n"] else "")
+    return f"{figure(row['n'])} pairs" + (f" of {figure(most)}" if row["n"] < most else "")
 
 
 def differences(found: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Headings and rows of the params that differ, and of the stages' metrics on their top level."""
+    """Headings and rows of what differs: what figures were made of, params, the stages' top-level metrics."""
+    if made := found["made_of_other"]:
+        whole = sum("/" not in row["benchmark"] for row in found["results"])
+        rows = [[key, "all" if len(items) == whole else ", ".join(items)] for key, items in made.items()]
+        yield ["made of other", "figures"], rows
     for key in ("params", "metrics"):
         differing = {k: v for k, v in found[key].items() if key == "params" or k.count(".") == 1}
         if differing:

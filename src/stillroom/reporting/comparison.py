@@ -1,4 +1,4 @@
-"""Two revisions ──▶ what differs: figures with intervals and verdicts, metrics, params.
+"""Two revisions ──▶ what differs: figures with intervals and verdicts, what made them, metrics, params.
 
 Samples are paired where id and prompt are the same; where fewer than half of them are, the two sides are
 compared as they stand, which resolves less.
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stillroom.benchmarks import BENCHMARKS
-from stillroom.benchmarks.base import Sample
+from stillroom.benchmarks.base import Measure, Sample
 from stillroom.reporting import tables
 from stillroom.reporting.inputs import Item
 from stillroom.reporting.numbers import SAME
@@ -23,14 +23,18 @@ Row = dict[str, Any]
 
 
 def comparison(ours: Revision, base: Revision, models: Sequence[str] = ()) -> Row:
-    """Ours against base: `results`, `metrics`, `params`; of these models, of all where none is named."""
+    """Ours against base; of these models, of all where none is named.
+
+    `results`, `made_of_other`, `metrics`, `params`; `not_compared`: what only one of the two has.
+    """
     items = [item for item in ours.samples if item in base.samples and (not models or item[0] in models)]
-    rows = [row for item in items for row in results(item, ours, base)]
+    rows = {item: list(results(item, ours, base)) for item in items}
     return {
         "revision": ours.name,
         "baseline": base.name,
-        "results": tables.judged(rows),
+        "results": tables.judged([row for some in rows.values() for row in some]),
         "not_compared": sorted("/".join(item) for item in ours.samples.keys() ^ base.samples.keys()),
+        "made_of_other": made_of_other([item for item in items if rows[item]], ours, base),
         "metrics": differing(ours.metrics, base.metrics),
         "params": differing(ours.params, base.params),
     }
@@ -41,19 +45,36 @@ def results(item: Item, ours: Revision, base: Revision) -> Iterator[Row]:
     model, name = item
     mine, theirs = ours.samples[item], base.samples[item]
     left, right = matched(mine, theirs)
-    scored = [sum(s.status == "scored" for s in side) for side in (mine, theirs)]
-    enough = sum(s.status == "scored" for s in left) >= PAIRED * min(scored)
+    shared, *scored = (sum(s.status == "scored" for s in side) for side in (left, mine, theirs))
+    enough = shared >= PAIRED * min(scored)
     by_measure = tables.by_measure if enough else tables.by_measure_apart
     sides = (left, right) if enough else (mine, theirs)
-    counts = {"paired": enough, "samples": scored[0], "baseline_samples": scored[1]}
-    same = {"p": None, "detectable": None, "method": SAME} if mine == theirs else {}
+    none = dict.fromkeys(("low", "high", "p", "detectable"))
+    same = {**none, "method": SAME} if mine == theirs else {}
     benchmark = BENCHMARKS[name]
-    headline = (by_measure(measure, *sides) for measure in benchmark.measures(mine))
-    if found := next(filter(None, headline), None):
-        yield {"model": model, "benchmark": name, **found, **same, **counts}
-    for part in benchmark.parts(mine).values():
-        if found := by_measure(part, *sides):
-            yield {"model": model, "benchmark": f"{name}/{part.key}", **found, **same, **counts}
+
+    def row(measure: Measure, name: str) -> Row | None:
+        counts = tables.counts(measure, mine, theirs)
+        found = by_measure(measure, *sides)
+        return found and {"model": model, "benchmark": name, **found, **counts, **same, "paired": enough}
+
+    headline = (row(measure, name) for measure in benchmark.measures(mine))
+    parts = (row(part, f"{name}/{part.key}") for part in benchmark.parts(mine).values())
+    yield from filter(None, (next(filter(None, headline), None), *parts))
+
+
+def made_of_other(items: Sequence[Item], ours: Revision, base: Revision) -> dict[str, list[str]]:
+    """model, data, code and the like ──▶ the MODEL/BENCHMARK whose figures were not made of the same.
+
+    Params are compared by name elsewhere; an item whose label either side lacks is not among them.
+    """
+    found: dict[str, list[str]] = {}
+    for item in items:
+        mine, theirs = ours.labels.get(item), base.labels.get(item)
+        if mine and theirs:
+            for key in differing(mine, theirs).keys() - {"settings"}:
+                found.setdefault(key, []).append("/".join(item))
+    return dict(sorted(found.items()))
 
 
 def matched(ours: Sequence[Sample], theirs: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:

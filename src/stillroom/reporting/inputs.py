@@ -51,8 +51,8 @@ class Inputs:
 
     @property
     def models(self) -> list[str]:
-        """Names of the models, sorted."""
-        return sorted({model for model, _ in self.items})
+        """Names of the models, in the recipe's order."""
+        return list(dict.fromkeys(model for model, _ in self.items))
 
     @property
     def benchmarks(self) -> list[str]:
@@ -76,7 +76,7 @@ def read(
     clip: most characters of a text.  examples: of each reason for which extract dropped a record.
     Raises InputError naming file and line.
     """
-    found = Inputs(sorted(items))
+    found = Inputs(list(dict.fromkeys(items)))
 
     def hashed(path: Path) -> Path:
         found.files[path.as_posix()] = sha256(path)

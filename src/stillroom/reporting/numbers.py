@@ -68,6 +68,12 @@ def change(row: dict[str, Any]) -> str:
     return f"{signed(row['delta'])}{within}"
 
 
+def shared(row: dict[str, Any]) -> str:
+    """Of a comparison on fewer samples than either model has a score for, on how many; else nothing."""
+    most = max(row["samples"], row["baseline_samples"])
+    return f"on {figure(row['n'])} of {figure(most)}" if row["n"] < most else ""
+
+
 def ruling(row: dict[str, Any]) -> str:
     """A comparison's verdict with its p, and what is to be known of it."""
     if row["method"] == SAME:

@@ -15,7 +15,7 @@ from stillroom.benchmarks import BENCHMARKS
 from stillroom.benchmarks.base import Sample
 from stillroom.reporting import figures, provenance, tables, twins
 from stillroom.reporting.inputs import Inputs
-from stillroom.reporting.numbers import VERDICTS, figure, plain, price, reasons, signed
+from stillroom.reporting.numbers import VERDICTS, figure, plain, price, reasons, shared, signed
 from stillroom.stages import STAGES
 
 
@@ -29,7 +29,7 @@ def page(inputs: Inputs, results: dict[str, Any], title: str) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"figure": figure, "signed": signed, "reasons": reasons, "plain": plain}
-    environment.filters |= {"flat": flat, "short": short, "price": price, "marked": marked}
+    environment.filters |= {"flat": flat, "short": short, "price": price, "marked": marked, "shared": shared}
     return environment.get_template("page.html.j2").render(
         title=title,
         version=stillroom.__version__,
@@ -48,9 +48,13 @@ def page(inputs: Inputs, results: dict[str, Any], title: str) -> str:
 
 
 def summary(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """For each model that is compared: on how many benchmarks it is better, worse, unresolved."""
+    """For each model that is compared: on how many benchmarks it is better, worse, unresolved.
+
+    A benchmark counts once, by its headline, however many parts it has.
+    """
     for model in results["models"][1:]:
-        rows = [row for row in results["comparisons"] if row["model"] == model]
+        whole = [row for row in results["comparisons"] if "/" not in row["benchmark"]]
+        rows = [row for row in whole if row["model"] == model]
         counts = {v: sum(row["verdict"] == v for row in rows) for v in VERDICTS}
         yield {"model": model, "baseline": results["baseline"], "total": len(rows), **counts}
 
@@ -122,9 +126,12 @@ def samples(inputs: Inputs, results: dict[str, Any], name: str) -> dict[str, Any
         first = next(sample for sample in answers.values() if sample)
         said = {model: inputs.verdicts.get((model, name), {}).get(id, []) for model in results["models"]}
         known = {"first": first, "answers": answers, "verdicts": said}
-        entries.append({**known, "outcomes": outcomes(results, name, answers)})
+        missed = any(sample and sample.status != "scored" for sample in answers.values())
+        entries.append({**known, "missed": missed, "outcomes": outcomes(results, name, answers)})
+    not_scored = [row for row in results["not_scored"] if row["benchmark"] == name]
     total = max((len(inputs.samples.get((model, name), [])) for model in results["models"]), default=0)
-    return {"name": name, "title": BENCHMARKS[name].title, "entries": entries, "total": total}
+    heading = {"name": name, "title": BENCHMARKS[name].title, "total": total}
+    return {**heading, "not_scored": not_scored, "entries": entries}
 
 
 def outcomes(results: dict[str, Any], name: str, answers: dict[str, Sample | None]) -> dict[str, str]:

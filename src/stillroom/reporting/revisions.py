@@ -1,6 +1,6 @@
 """What a git revision, a DVC experiment or the workspace measured: git's files, and DVC's out of its cache.
 
-revision ──▶ read ──▶ params, metrics, samples of every model and benchmark
+revision ──▶ read ──▶ params, metrics, samples and labels of every model and benchmark
 
 A file that is neither in DVC's cache nor in a remote that answers is an InputError that says how to fetch it.
 """
@@ -38,6 +38,8 @@ class Revision:
     metrics: dict[str, float]
     """numbers of the stages before evaluate: `train.loss`"""
     samples: dict[Item, list[Sample]]
+    labels: dict[Item, dict[str, Any]]
+    """what figures were made of, where it was noted"""
 
 
 def read(name: str) -> Revision:
@@ -48,7 +50,8 @@ def read(name: str) -> Revision:
     matrix = document.get("evaluate") or {}
     items = itertools.product(matrix.get("models") or (), matrix.get("benchmarks") or ())
     samples = {item: _samples(open_file, name, item) for item in items if item[1] in BENCHMARKS}
-    return Revision(name, flat(document), _metrics(open_file, name), samples)
+    labels = {item: _object(open_file, f"reports/samples/{'/'.join(item)}.label.json") for item in samples}
+    return Revision(name, flat(document), _metrics(open_file), samples, labels)
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:
@@ -111,14 +114,21 @@ def _samples(open_file: Open, name: str, item: Item) -> list[Sample]:
     return found
 
 
-def _metrics(open_file: Open, name: str) -> dict[str, float]:
+def _metrics(open_file: Open) -> dict[str, float]:
     """Numbers of the stages' metrics that the revision has."""
     found: dict[str, float] = {}
     for stage, path in _metric_files():
-        with suppress(FileNotFoundError), closing(open_file(path)) as file:
-            numbers = flat(orjson.loads(file.read()))
-            found |= {f"{stage}.{key}": v for key, v in numbers.items() if isinstance(v, int | float)}
+        numbers = flat(_object(open_file, path))
+        found |= {f"{stage}.{key}": v for key, v in numbers.items() if isinstance(v, int | float)}
     return found
+
+
+def _object(open_file: Open, path: str) -> dict[str, Any]:
+    """A JSON object; empty where the revision has none."""
+    with suppress(FileNotFoundError), closing(open_file(path)) as file:
+        found: dict[str, Any] = orjson.loads(file.read())
+        return found
+    return {}
 
 
 def _metric_files() -> Iterator[tuple[str, str]]:

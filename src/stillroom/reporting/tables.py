@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -17,15 +18,17 @@ from stillroom.reporting.provenance import provenance
 
 Table = list[dict[str, Any]]
 DIGITS = 6
+NUMBER = re.compile(r"\d[\d,.]*")
 
 
 def results(inputs: Inputs, baseline: str) -> dict[str, Any]:
-    """All tables; the baseline comes first among the models, and others are compared with it."""
-    models = sorted(inputs.models, key=lambda model: (model != baseline, model))
+    """All tables; the baseline comes first, then the models in the recipe's order, compared with it."""
+    models = sorted(inputs.models, key=lambda model: model != baseline)
     return {
         "baseline": baseline,
         "models": models,
         "benchmarks": [t for name in inputs.benchmarks for t in benchmark_tables(inputs, name, models)],
+        "not_scored": [row for name in inputs.benchmarks for row in not_scored(inputs, name, models)],
         "comparisons": [row for model in models[1:] for row in comparisons(inputs, model, models[0])],
         "curves": [curve for name in inputs.benchmarks for curve in curves(inputs, name, models)],
         "training": inputs.training,
@@ -77,6 +80,20 @@ def table(
     }
 
 
+def not_scored(inputs: Inputs, name: str, models: Sequence[str]) -> Table:
+    """Samples of each model that failed or were skipped: a row per reason, with the first's id and note."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for model in models:
+        for sample in inputs.samples.get((model, name), []):
+            if sample.status == "scored":
+                continue
+            reason = NUMBER.sub("", sample.note.partition(":")[0])
+            row = {"benchmark": name, "model": model, "status": sample.status, "samples": 0}
+            row |= {"id": sample.id, "note": sample.note}
+            found.setdefault((model, sample.status, reason), row)["samples"] += 1
+    return list(found.values())
+
+
 def parts(inputs: Inputs, name: str, models: Sequence[str]) -> dict[str, Measure]:
     """Title and measure of the parts that some model has."""
     found = [BENCHMARKS[name].parts(inputs.samples.get((model, name), [])) for model in models]
@@ -121,7 +138,7 @@ def by_measure(measure: Measure, ours: Sequence[Sample], theirs: Sequence[Sample
     if not pairs:
         return None
     mine, other = (measure.numbers(side) for side in zip(*pairs, strict=True))
-    return _compared(measure, mine, other, st.compare(mine, other))
+    return _compared(measure, mine, other, st.compare(mine, other)) | counts(measure, ours, theirs)
 
 
 def by_measure_apart(
@@ -131,13 +148,19 @@ def by_measure_apart(
     mine, other = measure.numbers(ours), measure.numbers(theirs)
     if not (mine.groups and other.groups):
         return None
-    return _compared(measure, mine, other, st.compare_apart(mine, other))
+    return _compared(measure, mine, other, st.compare_apart(mine, other)) | counts(measure, ours, theirs)
 
 
 def _compared(measure: Measure, mine: st.Numbers, other: st.Numbers, found: st.Comparison) -> dict[str, Any]:
     values = {"value": mine.value(), "baseline_value": other.value(), **asdict(found)}
     figures = {key: round(v, DIGITS) if isinstance(v, float) else v for key, v in values.items()}
     return {"measure": measure.name, "better": measure.better, **figures}
+
+
+def counts(measure: Measure, ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, int]:
+    """How many samples of each side have a score, whether the other side has them or not."""
+    samples, others = (sum(has(sample, measure) for sample in side) for side in (ours, theirs))
+    return {"samples": samples, "baseline_samples": others}
 
 
 def common_measure(name: str, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Measure | None:
@@ -150,9 +173,13 @@ def common_measure(name: str, ours: Sequence[Sample], theirs: Sequence[Sample]) 
 
 def paired(ours: Sequence[Sample], theirs: Sequence[Sample], measure: Measure) -> list[tuple[Sample, Sample]]:
     """The samples that both sides have a score for, by id."""
-    other = {s.id: s for s in theirs if s.status == "scored" and measure.key in s.scores}
-    mine = (s for s in ours if s.status == "scored" and measure.key in s.scores)
-    return [(s, other[s.id]) for s in mine if s.id in other]
+    other = {s.id: s for s in theirs if has(s, measure)}
+    return [(s, other[s.id]) for s in ours if s.id in other and has(s, measure)]
+
+
+def has(sample: Sample, measure: Measure) -> bool:
+    """Whether a sample has a score for a measure."""
+    return sample.status == "scored" and measure.key in sample.scores
 
 
 def outcome(measure: Measure, ours: Sample | None, theirs: Sample | None) -> str:

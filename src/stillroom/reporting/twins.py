@@ -17,7 +17,7 @@ from typing import Any
 from stillroom.benchmarks import BENCHMARKS
 from stillroom.errors import InputError
 from stillroom.reporting import figures, markdown
-from stillroom.reporting.numbers import between, change, figure, plain, ruling, samples
+from stillroom.reporting.numbers import between, change, figure, plain, ruling, samples, shared
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 """the marks between which a page holds the results"""
@@ -107,11 +107,14 @@ def headline(results: Row) -> str:
     for table, row, against in rows(results):
         first = f"{table['title']} ({table['measure'] or NO_DATA})" if table["name"] != last else ""
         own = [figure(row.get("value")), between(row.get("low"), row.get("high")), samples(row)]
-        lines.append(
-            [first, row["model"], *own, *([change(against), ruling(against)] if against else ["", ""])]
-        )
+        lines.append([first, row["model"], *own, *(_against(against) if against else ["", ""])])
         last = table["name"]
     return markdown.table(columns, lines, left=2)
+
+
+def _against(compared: Row) -> list[str]:
+    """The difference, on how many samples where they are not all, and the verdict."""
+    return [", ".join(filter(None, (change(compared), shared(compared)))), ruling(compared)]
 
 
 def curves(results: Row) -> Iterator[tuple[str, str]]:
