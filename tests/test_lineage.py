@@ -43,6 +43,16 @@ def test_what_is_no_record_is_named(tmp_path, line):
         list(lineage.beginning_with(path, "a"))
 
 
+@pytest.mark.parametrize("id", ["q", "q/plain", "q/retrieved"])
+def test_a_question_is_followed_into_every_context(tmp_path, id):
+    folder = tmp_path / "reports/samples/tuned"
+    folder.mkdir(parents=True)
+    ids = ["q", "q-2", "q/else", "q/plain", "q/retrieved", "qq"]
+    written(folder / "raft.jsonl", ids)
+    found = lineage.trace(tmp_path, lineage.resolve(tmp_path, id)).found
+    assert [record.row["id"] for record in found] == ["q", "q/plain", "q/retrieved"]
+
+
 def test_files_are_those_that_the_stages_write():
     with open("dvc.yaml", encoding="utf-8") as file:  # noqa: PTH123
         stages = YAML(typ="safe").load(file)["stages"]

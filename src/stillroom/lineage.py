@@ -43,6 +43,8 @@ ASKED = ("model", "judge")
 """who says something of a sample: keys are in {who}-requests.jsonl, texts in {who}-answers.parquet"""
 MADE = ("booksum", "mqa", "raft")
 SPLITS = ("train", "validation")
+MADE_FROM = ("#\\d+", "~\\d+", "/(?:plain|retrieved)")
+"""how the ids of what is made from a record end: distill's samples, mix's repetitions, RAFT's contexts"""
 NAMED = 5
 """ids that a message names"""
 
@@ -170,14 +172,14 @@ def said(samples: Path, id: str) -> Iterator[Said]:
 
 
 def derived(id: str, stem: str) -> bool:
-    """Whether an id is another one, a sample of it (`#1`), or a repetition of either (`~2`)."""
-    return bool(re.fullmatch(re.escape(stem) + r"(#\d+)?(~\d+)?", id))
+    """Whether an id is another one, or was made from it: see MADE_FROM."""
+    return bool(re.fullmatch(re.escape(stem) + "".join(f"({suffix})?" for suffix in MADE_FROM), id))
 
 
 def made_from(root: Path, id: str) -> str:
-    """The record that a repetition, or a sample, was made from; any other id is its own."""
-    for suffix in (r"~\d+$", r"#\d+$"):
-        shorter = re.sub(suffix, "", id)
+    """The record that another one was made from; any other id is its own."""
+    for suffix in reversed(MADE_FROM):
+        shorter = re.sub(f"{suffix}$", "", id)
         if shorter != id and any(found.row["id"] == shorter for found in records(root, shorter, 1)):
             id = shorter
     return id
