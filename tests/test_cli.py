@@ -79,6 +79,16 @@ def test_a_full_disk_is_one_message_and_leaves_no_partial_output(tmp_path):
     assert sorted(left) == ["dump.json", "params.yaml"]
 
 
+def test_a_folder_in_the_place_of_an_output_is_one_message(tmp_path):
+    (tmp_path / "data/raw/conversations").mkdir(parents=True)
+    (tmp_path / "data/interim/conversations.jsonl").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("common: {}\nextract: {}\n")
+    done = stillroom("extract", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "conversations.jsonl: a folder stands where a file belongs\n  Move it away" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path):
     raw = tmp_path / "data" / "raw" / "conversations"
     raw.mkdir(parents=True)

@@ -22,6 +22,15 @@ from stillroom.commands import cache, compare, doctor, gguf, plan, publish, reci
 from stillroom.errors import StillroomError
 
 INTERRUPTED = 130
+REMEDIES = {
+    errno.ENOSPC: ("no space left", "Free some space and run again."),
+    errno.EDQUOT: ("no space left", "Free some of your quota and run again."),
+    errno.EACCES: ("permission denied", "Mend that, or work in a folder of yours."),
+    errno.EROFS: ("a read-only disk", "Work on another one."),
+    errno.EISDIR: ("a folder stands where a file belongs", "Move it away, or name another file."),
+    errno.ENOTDIR: ("a file stands where a folder belongs", "Move it away, or name another folder."),
+}
+"""what the system says of a place, and what to do about it"""
 
 app = typer.Typer(
     name="stillroom",
@@ -222,6 +231,7 @@ def main() -> None:
             print("interrupted; what is finished is kept, run again to go on", file=sys.stderr)
         raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            sys.exit(f"error: {error.filename or 'disk'}: no space left\n  Free some space and run again.")
-        raise
+        if error.errno not in REMEDIES:
+            raise
+        what, remedy = REMEDIES[error.errno]
+        sys.exit(f"error: {error.filename2 or error.filename or 'disk'}: {what}\n  {remedy}")

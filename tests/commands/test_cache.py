@@ -41,7 +41,7 @@ def stillroom(*words):
 def test_stats_by_teacher_and_in_all(path):
     lines = stillroom("stats").stdout.splitlines()
     place = lines.index("vendor/large")
-    assert lines[place + 1].startswith("  answers 2, tokens 2,000 + 4, cost 0.50,")
+    assert lines[place + 1].startswith("  answers 2, tokens 2,000 + 4, cost 0.5,")
     assert lines[lines.index("other") + 2] == "  bought from unknown to unknown"
     assert ["answers", "3"] in [line.split() for line in lines]
     assert lines[-1].split() == ["file", str(path)]
@@ -82,6 +82,12 @@ def test_prune_says_what_would_go_and_does_it_when_told(tmp_path, words, gone):
     assert len(Cache().keys()) == 3
     assert stillroom("prune", *words, "--yes").stdout.startswith(f"{len(gone)} answers removed")
     assert set(Cache().keys()) == {OLD.key, NEW.key, OTHER.key} - gone
+
+
+def test_an_export_of_nobody_names_the_teachers_and_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"no answer of vendor/larg\n.*other, vendor/large"):
+        stillroom("export", str(tmp_path / "none.parquet"), "--teacher", "vendor/larg")
+    assert not (tmp_path / "none.parquet").exists()
 
 
 def test_prune_wants_a_condition_and_an_age_it_understands():

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from dataclasses import fields, replace
 
 import duckdb
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from stillroom.artifacts import canonical_json, sha256
@@ -167,6 +169,12 @@ def test_an_empty_snapshot_is_a_file_too(tmp_path):
     assert Cache(tmp_path / "d.duckdb").import_parquet(tmp_path / "none.parquet") == 0
 
 
+def test_a_folder_that_cannot_be_written_says_which_and_the_way_out(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/c\.duckdb: .* cannot be written .*\n.*STILLROOM_CACHE"):
+        Cache(tmp_path / "file" / "c.duckdb").stats()
+
+
 def test_an_altered_or_foreign_snapshot_is_refused(tmp_path):
     stored(tmp_path / "a.duckdb", [row(1)])
     with Cache(tmp_path / "b.duckdb") as cache:
@@ -177,6 +185,9 @@ def test_an_altered_or_foreign_snapshot_is_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match=r"x\.parquet: not a snapshot"):
         Cache(tmp_path / "a.duckdb").import_parquet(tmp_path / "x.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"key": ["0" * 64]}), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=r"other\.parquet: not a snapshot .*request"):
+        Cache(tmp_path / "a.duckdb").import_parquet(tmp_path / "other.parquet")
     with pytest.raises(InputError, match="no such file"):
         Cache(tmp_path / "a.duckdb").import_parquet(tmp_path / "absent.parquet")
     assert Cache(tmp_path / "a.duckdb").stats()["answers"] == 1

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stillroom.commands.plan import money
+from stillroom.errors import InputError
+
 if TYPE_CHECKING:
     from stillroom.teacher.cache import Row, TeacherUse
 
@@ -70,7 +73,11 @@ def export(
     from stillroom.teacher.cache import Cache
 
     cache = Cache()
-    typer.echo(f"{path}: {cache.export(cache.keys(teacher), path):,} answers")
+    keys = cache.keys(teacher)
+    if teacher and not keys:
+        known = ", ".join(use.teacher for use in cache.teachers()) or "none"
+        raise InputError(f"no answer of {teacher}", where=str(cache.path), hint=f"teachers: {known}")
+    typer.echo(f"{path}: {cache.export(keys, path):,} answers")
 
 
 @app.command()
@@ -93,7 +100,7 @@ def prune(
     gone = (remove if yes else would_go)(default_path(), choice)
     typer.echo(
         f"{gone.answers:,} answers {'removed' if yes else 'would go'}: {gone.tokens:,} tokens, "
-        f"cost {gone.cost:,.2f}, {gone.bytes:,} bytes before compression"
+        f"cost {money(gone.cost)}, {gone.bytes:,} bytes before compression"
     )
     if gone.answers and not yes:
         typer.echo("nothing is removed yet; --yes does it")
@@ -116,7 +123,7 @@ def repair() -> None:
 
 def _lines_of(use: TeacherUse) -> list[str]:
     """A teacher's part of the statistics."""
-    cost = "unknown" if use.cost is None else f"{use.cost:,.2f}"
+    cost = "unknown" if use.cost is None else money(use.cost)
     return [
         use.teacher,
         f"  answers {use.answers:,}, tokens {use.prompt_tokens:,} + {use.completion_tokens:,}, "

@@ -39,6 +39,7 @@ from stillroom.teacher.cache_file import (
     PORTABLE,
     TEACHER,
     Row,
+    check_snapshot,
     default_path,
     hand_over,
     insert,
@@ -171,12 +172,11 @@ class Cache:
     def import_parquet(self, path: Path) -> int:
         """Take over a snapshot's rows that are not yet here; return how many.
 
-        Raises InputError where a row's key is not the hash of its request.
+        Raises InputError where the file is no snapshot, or a row's key is not the hash of its request.
         """
-        if not path.is_file():
-            raise InputError("no such file", where=str(path))
 
         def take(connection: Connection) -> int:
+            check_snapshot(connection, path)
             if count := _import(connection, path):
                 self._read_keys(connection)
             return count
@@ -419,4 +419,5 @@ def _import(connection: Connection, path: Path) -> int:
         insert = f"INSERT INTO responses ({PORTABLE}) SELECT {PORTABLE} {source}"
         return int(one(connection.execute(insert, [str(path)])))
     except duckdb.InvalidInputException as error:
-        raise InputError(f"not a snapshot of answers ({error})", where=str(path)) from None
+        what = str(error).splitlines()[0]
+        raise InputError(f"not a snapshot of answers ({what})", where=str(path)) from None

@@ -158,17 +158,20 @@ def migrate(connection: duckdb.DuckDBPyConnection, version: int = len(MIGRATIONS
 def held(path: Path) -> Iterator[None]:
     """The right to the cache file, for one process at a time; others wait their turn.
 
-    Raises InputError after LOCK_SECONDS.
+    Raises InputError after LOCK_SECONDS, and where the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock", poll_interval=POLL_SECONDS)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.queue", timeout=LOCK_SECONDS, poll_interval=POLL_SECONDS):
             lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise InputError(
             "another run holds the response cache", where=str(path), hint="wait for it"
         ) from None
+    except OSError as error:
+        what = f"the response cache cannot be written ({error.strerror})"
+        raise InputError(what, where=str(path), hint="set STILLROOM_CACHE to a folder of yours") from None
     try:
         yield
     finally:
@@ -227,6 +230,17 @@ def insert(connection: duckdb.DuckDBPyConnection, rows: Iterable[bytes]) -> int:
 def one(found: duckdb.DuckDBPyConnection) -> Any:
     """The only value of a result."""
     return found.fetchall()[0][0]
+
+
+def check_snapshot(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Raise InputError where a file is not a snapshot of answers."""
+    if not path.is_file():
+        raise InputError("no such file", where=str(path))
+    try:
+        connection.execute(f"SELECT {PORTABLE} FROM read_parquet(?) LIMIT 0", [str(path)]).fetchall()
+    except duckdb.Error as error:
+        what = str(error).splitlines()[0]
+        raise InputError(f"not a snapshot of answers ({what})", where=str(path)) from None
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from stillroom.teacher.cache_file import (
     MIGRATIONS,
     PORTABLE,
     TEACHER,
+    check_snapshot,
     connected,
     create_batches,
     held,
@@ -143,7 +144,7 @@ def _choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Sum:
         conditions.append("time < ?")
         values.append(choice.before)
     for snapshot in choice.not_in:
-        _check_snapshot(connection, snapshot)
+        check_snapshot(connection, snapshot)
         conditions.append("key NOT IN (SELECT key FROM read_parquet(?))")
         values.append(str(snapshot))
     if not conditions:
@@ -156,16 +157,6 @@ def _choose(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Sum:
     )
     query = f"SELECT {sums} FROM responses SEMI JOIN chosen USING (key)"
     return Sum(*connection.execute(query).fetchall()[0])
-
-
-def _check_snapshot(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Raise InputError where a file is not a snapshot of answers."""
-    if not path.is_file():
-        raise InputError("no such file", where=str(path))
-    try:
-        connection.execute("SELECT key FROM read_parquet(?) LIMIT 1", [str(path)]).fetchall()
-    except duckdb.Error as error:
-        raise InputError(f"not a snapshot of answers ({error})", where=str(path)) from None
 
 
 @contextmanager
