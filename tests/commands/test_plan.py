@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from stillroom.cli import app
 from stillroom.commands import plan
+from stillroom.errors import InputError
 from stillroom.records import Conversation, Message, write_conversations
 
 CONVERSATIONS = "data/interim/conversations.jsonl"
@@ -109,6 +110,15 @@ def test_a_stage_without_its_input_names_the_stages_to_run_first(checkout):
     assert found["stages"]["distill"]["first"] == ["extract"]
     assert found["total"] is None
     assert "first: stillroom run extract" in shown()
+
+
+def test_what_is_wrong_with_the_cache_is_not_taken_for_a_missing_input(checkout, monkeypatch):
+    folder, stages = checkout
+    conversations(folder, 2)
+    stages[1]["deps"].append("models/teacher")
+    monkeypatch.setenv("STILLROOM_CACHE", str(folder / CONVERSATIONS))
+    with pytest.raises(InputError, match="cannot be written"):
+        shown()
 
 
 def test_a_fresh_stage_asks_nothing_though_the_cache_is_empty(checkout):

@@ -132,10 +132,11 @@ def _cost(
         return found | {"estimate": asdict(nothing)}
     try:
         return found | {"estimate": asdict(ask())}
-    except InputError:
-        if not (first := _makers_of_missing(stage, stages)):
+    except InputError as error:
+        missing = {dep for dep in stage["deps"] if not Path(dep).exists()}
+        if not any((error.where or "").startswith(dep) for dep in missing):
             raise
-        return found | {"first": first, "estimate": None}
+        return found | {"first": _makers(missing, stages), "estimate": None}
 
 
 def _stale_above(stage: dict[str, Any], stages: dict[str, dict[str, Any]]) -> list[str]:
@@ -148,10 +149,9 @@ def _stale_above(stage: dict[str, Any], stages: dict[str, dict[str, Any]]) -> li
     return [name for name in stages if name in above and stages[name]["why"]]
 
 
-def _makers_of_missing(stage: dict[str, Any], stages: dict[str, dict[str, Any]]) -> list[str]:
-    """The stages that make what this one reads and is not there."""
-    missing = {dep for dep in stage["deps"] if not Path(dep).exists()}
-    return [name for name, other in stages.items() if missing & set(other["outs"])]
+def _makers(paths: set[str], stages: dict[str, dict[str, Any]]) -> list[str]:
+    """The stages that make those files and folders."""
+    return [name for name, other in stages.items() if paths & set(other["outs"])]
 
 
 def _total(found: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
