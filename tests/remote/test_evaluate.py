@@ -100,13 +100,19 @@ def test_drawn_answers_are_asked_for_and_filtered_ones_counted(checkout):
     assert "filter" in rows["c"]["note"]
 
 
-def test_a_prompt_that_does_not_fit_is_skipped(checkout):
-    refusal = {"message": "too long", "code": "context_length_exceeded"}
-    with MockServer(checkout / "bought.jsonl", always=400, error=refusal) as server:
+@pytest.mark.parametrize(
+    ("code", "count", "note"),
+    [("context_length_exceeded", "skipped", "does not fit"), ("content_filter", "failed", "filter")],
+)
+def test_a_prompt_that_is_refused_for_what_it_is_does_not_end_the_run(checkout, code, count, note):
+    with MockServer(checkout / "bought.jsonl", always=400, error={"message": "no", "code": code}) as server:
         model(server, checkout)
         evaluate.run(evaluate.Paths("tuned", "booksum"), params())
     found = json.loads(outs()["booksum.json"])
-    assert (found["n"], found["skipped"]) == (0, 5)
+    assert {key: found[key] for key in ("n", "failed", "skipped")} == {"n": 0, "failed": 0, "skipped": 0} | {
+        count: 5
+    }
+    assert all(note in json.loads(line)["note"] for line in outs()["booksum.jsonl"].splitlines())
 
 
 def test_a_benchmark_that_needs_weights_says_so(checkout):

@@ -23,14 +23,14 @@ from typing import Any, TypeVar
 import openai
 import orjson
 from filelock import AsyncFileLock
-
 from stillroom.errors import BudgetError, EndpointError
 from stillroom.params import Endpoint
 from stillroom.teacher.cache import Cache, Row
 from stillroom.teacher.keys import redacted, without
 from stillroom.teacher.prices import Ledger
-from stillroom.teacher.requests import Query, answered, says_too_long, too_long
 from stillroom.teacher.transport import Refused, address, is_local
+
+from stillroom.teacher.requests import Query, answered, turned_away
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 UPLOADED = "file:"
@@ -221,8 +221,8 @@ class Batches:
             return self._settled(query, row)
         error = body.get("error") or result.get("error") or {}
         message = str(error.get("message") or error.get("code") or "no reason given")
-        if says_too_long(status, error.get("code"), message):
-            return too_long(query)
+        if row := turned_away(query, status, error.get("code"), message):
+            return row
         if status < 500 and status not in RETRIED:
             failures.append(f"{status}: {message}")
         return None

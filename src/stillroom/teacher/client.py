@@ -26,17 +26,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import uvloop
-
 from stillroom.chat_format import ChatFormat
 from stillroom.errors import EndpointError, StillroomError
 from stillroom.params import Endpoint, Teacher
 from stillroom.progress import short, track
-from stillroom.teacher import prices
 from stillroom.teacher.cache import Cache, Row
 from stillroom.teacher.embedded import serving
 from stillroom.teacher.keys import api_key, redacted, without
 from stillroom.teacher.limits import Gate, backoff
 from stillroom.teacher.rate_headers import retry_after
+from stillroom.teacher.transport import Refused, Transport, Unanswered, address
+
+from stillroom.teacher import prices
 from stillroom.teacher.requests import (
     Answer,
     Dialogue,
@@ -47,10 +48,8 @@ from stillroom.teacher.requests import (
     asking,
     identity,
     query,
-    says_too_long,
-    too_long,
+    turned_away,
 )
-from stillroom.teacher.transport import Refused, Transport, Unanswered, address
 
 if TYPE_CHECKING:
     from stillroom.teacher.batch import Batches
@@ -339,8 +338,8 @@ class Asker:
             try:
                 return await self._attempt(wanted, tries + 1)
             except Refused as error:
-                if says_too_long(error.status, error.code, error.message):
-                    return await self._stored(too_long(wanted))
+                if row := turned_away(wanted, error.status, error.code, error.message):
+                    return await self._stored(row)
                 self._raise_if_final(error)
                 failure, headers = self._describe(error), error.headers
                 wait, congested = retry_after(headers), error.status in CONGESTION

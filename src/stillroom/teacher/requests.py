@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import orjson
-
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.chat_format import ChatFormat
 from stillroom.errors import EndpointError
@@ -38,6 +37,8 @@ KEY_VERSION = 1
 """of the canonical request; a new version asks everything anew"""
 TOO_LONG = "context_length"
 """finish reason of a prompt that does not fit into the teacher's context: not billed, not answered"""
+FILTERED = "content_filter"
+"""finish reason of an answer that a filter cut; code of a refusal where it held the prompt back"""
 REFUSAL = "refusal"
 """finish reason of an answer that the API itself calls one (`message.refusal`, no content)"""
 
@@ -191,15 +192,17 @@ def first_tokens(text: str) -> dict[str, float]:
     return found
 
 
-def too_long(query: Query) -> Row:
-    """The row of a prompt that does not fit the teacher's context."""
-    return Row(query.key, query.text, "", TOO_LONG, 0, 0)
+def turned_away(query: Query, status: int, code: object, message: str) -> Row | None:
+    """The row of a prompt that is refused for what it is, now and ever; None of any other refusal.
 
-
-def says_too_long(status: int, code: object, message: str) -> bool:
-    """Whether a refusal says that the prompt does not fit: OpenAI's code, or the words of vLLM and others."""
-    said = code == "context_length_exceeded" or "context length" in message.lower()
-    return status in (400, 413, 422) and said
+    It does not fit the context (OpenAI's code, or the words of vLLM and others), or a filter holds it back
+    before the model sees it (Azure's code).
+    """
+    if status not in (400, 413, 422):
+        return None
+    if code == "context_length_exceeded" or "context length" in message.lower():
+        return Row(query.key, query.text, "", TOO_LONG, 0, 0)
+    return Row(query.key, query.text, "", FILTERED, 0, 0) if code == FILTERED else None
 
 
 def answer(row: Row, *, cached: bool) -> Answer:
