@@ -116,13 +116,15 @@ def test_the_order_of_the_input_and_of_completion_do_not_show(checkout, server):
     assert len(server.bought()) == 120
 
 
-def test_a_conversation_ends_before_the_first_turn_without_a_whole_answer(checkout, server):
+def test_a_conversation_ends_before_the_first_turn_without_a_whole_answer(checkout, server, capsys):
     rows = [human("a", "one", "please be long", "three"), human("b", "be long")]
     kept = distilled(rows, params(server))
     assert [(c.id, len(c.messages)) for c in kept] == [("a", 2)]
     metrics = json.loads(Paths().metrics.read_text())
     assert metrics["unanswered_conversations"] == 1
     assert metrics["answers"] == {"complete": {"kept": 1}, "truncated": {"dropped": 2}}
+    said = "distill: 1 conversations, 1 turns; ended early: 1 truncated; lost: 1 truncated\n"
+    assert capsys.readouterr().err.endswith(said)
     assert duckdb.sql(f"SELECT count(*) FROM '{Paths().answers}'").fetchall() == [(3,)]
 
 

@@ -133,6 +133,7 @@ def run(paths: Paths, params: Params) -> None:
     with atomic_write(paths.card) as file:
         file.write(card(params, found, tally).encode())
     write_json(paths.metrics, found)
+    print(f"distill: {summary(found)}", file=sys.stderr)
 
 
 def answer(
@@ -298,6 +299,17 @@ def metrics(tally: Tally, answers: Path) -> dict[str, Any]:
         "tokens_of_answer": lengths(tally.answers),
         "tokens_of_conversation": lengths(tally.conversations),
     }
+
+
+def summary(found: dict[str, Any]) -> str:
+    """`188 conversations, 303 turns; ended early: 8 truncated; lost: 3 empty`, from the metrics."""
+
+    def counted(what: str, counts: dict[str, int]) -> str:
+        return f"; {what}: {', '.join(f'{n:,} {verdict}' for verdict, n in counts.items())}" if counts else ""
+
+    made = f"{found['conversations']:,} conversations, {found['turns']:,} turns"
+    early, lost = found["conversations_cut"], found["conversations_lost"]
+    return f"{made}{counted('ended early', early)}{counted('lost', lost)}"
 
 
 def card(params: Params, found: dict[str, Any], tally: Tally) -> str:
