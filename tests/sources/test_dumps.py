@@ -16,7 +16,11 @@ from stillroom.sources.dumps import Broken, Record, dump_files, read_dump
 
 VALUES = [{"id": "a", "t": 'q"\\"]},{ [\n'}, [1, [2]], "text, ] }", {"deep": [{"x": [[]]}]}, 3.5, None, {}]
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(codec="utf-8")),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(st.characters(codec="utf-8"))
+    | st.text('"\\[]{}, a'),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
     max_leaves=8,
 )

@@ -24,8 +24,13 @@ LARGEST_RECORD = 1 << 26
 """bytes; a longer record means that a quote or bracket is missing"""
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet")
-TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
-"""a whole string, or a character that opens, closes or separates; a lone quote is a string without end"""
+SINGLY_ESCAPED = rb'"(?:[^"]*+"(?<=[^\\]\\"))*+[^"]*+(?<!\\)"'
+"""a string in which no quote follows two backslashes: quotes alone are looked for, which is much faster"""
+STRING = rb'(?:%b|"[^"\\]*+(?:\\.[^"\\]*+)*+")' % SINGLY_ESCAPED
+FLAT_OBJECT = rb"\{[^][{}\"]*+(?:%b[^][{}\"]*+)*+\}" % STRING
+TOKEN = re.compile(rb'%b|%b|["\[\]{},]' % (FLAT_OBJECT, STRING), re.DOTALL)
+"""a whole object that holds no other, a whole string, or a character that opens, closes or separates; a lone
+quote is a string without end"""
 
 
 class Raw(NamedTuple):
