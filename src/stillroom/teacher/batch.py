@@ -23,14 +23,14 @@ from typing import Any, TypeVar
 import openai
 import orjson
 from filelock import AsyncFileLock
+
 from stillroom.errors import BudgetError, EndpointError
 from stillroom.params import Endpoint
 from stillroom.teacher.cache import Cache, Row
 from stillroom.teacher.keys import redacted, without
 from stillroom.teacher.prices import Ledger
-from stillroom.teacher.transport import Refused, address, is_local
-
 from stillroom.teacher.requests import Query, answered, turned_away
+from stillroom.teacher.transport import Refused, address, is_local
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 UPLOADED = "file:"

@@ -26,18 +26,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import uvloop
+
 from stillroom.chat_format import ChatFormat
 from stillroom.errors import EndpointError, StillroomError
 from stillroom.params import Endpoint, Teacher
 from stillroom.progress import short, track
+from stillroom.teacher import prices
 from stillroom.teacher.cache import Cache, Row
 from stillroom.teacher.embedded import serving
 from stillroom.teacher.keys import api_key, redacted, without
 from stillroom.teacher.limits import Gate, backoff
 from stillroom.teacher.rate_headers import retry_after
-from stillroom.teacher.transport import Refused, Transport, Unanswered, address
-
-from stillroom.teacher import prices
 from stillroom.teacher.requests import (
     Answer,
     Dialogue,
@@ -50,6 +49,7 @@ from stillroom.teacher.requests import (
     query,
     turned_away,
 )
+from stillroom.teacher.transport import Refused, Transport, Unanswered, address
 
 if TYPE_CHECKING:
     from stillroom.teacher.batch import Batches

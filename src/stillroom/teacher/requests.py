@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import orjson
+
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.chat_format import ChatFormat
 from stillroom.errors import EndpointError
