@@ -32,6 +32,8 @@ class MockBatches:
     """lines of the first batch that are answered before it expires"""
     invalid: bool = False
     """batches end as `failed`, by validation"""
+    body: dict | None = None
+    """of every answer, in place of a completion"""
     first_delay: float = 0.0
     """seconds between the creation of the first batch and the answer that says so"""
 
@@ -95,7 +97,11 @@ def _serve(mock, sender):
                 errors.append({"custom_id": key, "response": response, "error": None})
             else:
                 note(body=line["body"])
-                response = {"status_code": 200, "request_id": "q", "body": completion(line["body"])}
+                response = {
+                    "status_code": 200,
+                    "request_id": "q",
+                    "body": mock.body or completion(line["body"]),
+                }
                 output.append({"custom_id": key, "response": response, "error": None})
         batch |= {"status": "expired" if expires else "completed"}
         batch |= {"output_file_id": put(output) if output else None}

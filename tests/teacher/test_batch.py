@@ -116,6 +116,8 @@ def test_refused_requests_and_batches_end_the_run_in_the_servers_words(serve, tm
     with Cache(tmp_path / "c.duckdb") as cache:
         with pytest.raises(EndpointError, match="5 requests were refused \\(404: oops"):
             asked(serve(fail_always=404).url, cache, requests(5))
+        with pytest.raises(EndpointError, match=r"5 requests .* not an OpenAI-style answer: \{.choices.:7}"):
+            asked(serve(body={"choices": 7}).url, cache, requests(5))
         with pytest.raises(EndpointError, match="The model is not offered"):
             asked(serve(invalid=True).url, cache, requests(5))
 

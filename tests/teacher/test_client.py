@@ -5,14 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mock_server import answer
 
 from stillroom import chat_format
 from stillroom.artifacts import sha256
-from stillroom.errors import EndpointError
-from stillroom.params import Endpoint, Sampling, Teacher
+from stillroom.errors import BudgetError, EndpointError
+from stillroom.params import Endpoint, Price, Sampling, Teacher
 from stillroom.records import Message
 from stillroom.teacher.cache import Cache
 from stillroom.teacher.client import Asker, ask_all
@@ -204,13 +205,45 @@ def test_a_prompt_that_is_too_long_is_an_answer_and_not_the_end(start, tmp_path)
     assert again.cached
 
 
+def page(app, _):
+    """A proxy under /page/v1 that wants somebody to log in."""
+    app.router.add_post("/page/v1/chat/completions", lambda _: web.Response(text="<html>"))
+
+
 def test_a_page_that_is_no_completion_is_refused(start, tmp_path):
-    odd = start(always=200, error={"hello": "world"})
+    url = start(mount=(page,)).url.replace("/v1", "/page/v1")
     with (
         Cache(tmp_path / "c.duckdb") as cache,
-        pytest.raises(EndpointError, match="not an OpenAI-style answer"),
+        pytest.raises(EndpointError, match="not an OpenAI-style answer: <html>"),
     ):
-        asked(odd.url, cache, requests(1))
+        asked(url, cache, requests(1))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (503, "no answer in 2 tries \\(503: the model died"),
+        ("oom", "502: the model"),
+        (402, "402: the model"),
+    ],
+)
+def test_an_error_that_is_sent_as_a_success_is_one(start, tmp_path, code, message):
+    gateway = start(always=200, error={"message": "the model died", "code": code})
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match=message):
+        asked(gateway.url, cache, requests(1), max_attempts=2)
+
+
+def test_without_counts_of_tokens_the_cap_is_kept_all_the_same(start, tmp_path):
+    def uncounted(app, _):
+        choice = {"finish_reason": "stop", "message": {"content": "fine"}}
+        app.router.add_post("/odd/v1/chat/completions", lambda _: web.json_response({"choices": [choice]}))
+
+    url = start(mount=(uncounted,)).url.replace("/v1", "/odd/v1")
+    money = {"prices": {"mock": Price(prompt=0, completion=1000)}, "max_cost": 0.1}  # 0.016 each
+    with Cache(tmp_path / "c.duckdb") as cache:
+        with pytest.raises(BudgetError):
+            asked(url, cache, requests(20), **money)
+        assert cache.stats()["answers"] == 6
 
 
 def test_what_was_answered_before_a_failure_is_kept(start, tmp_path):

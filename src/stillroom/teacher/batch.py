@@ -217,8 +217,13 @@ class Batches:
         status, body = response.get("status_code", 500), response.get("body") or {}
         if status == 200:
             headers = {"x-request-id": response.get("request_id") or ""}
-            row = answered(query, orjson.dumps(body), headers, endpoint=self._address)
-            return self._settled(query, row)
+            content = orjson.dumps(body)
+            try:
+                return self._settled(query, answered(query, content, headers, endpoint=self._address))
+            except ValueError:
+                excerpt = content[:200].decode(errors="replace")
+                failures.append(f"200: not an OpenAI-style answer: {excerpt}")
+                return None
         error = body.get("error") or result.get("error") or {}
         message = str(error.get("message") or error.get("code") or "no reason given")
         if row := turned_away(query, status, error.get("code"), message):

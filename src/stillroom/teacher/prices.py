@@ -6,7 +6,7 @@
 What is reserved is the most that a request can cost: max_tokens, and a prompt token for each of its bytes.
 Near the cap fewer requests are in flight: the next waits for what those before it give back, and the run
 stops when nothing is left to wait for. A request that is sent and not answered (a time-out, a reset) may have
-been billed: what was reserved for it counts as spent.
+been billed: what was reserved for it counts as spent; so it does where an answer has no count of tokens.
 """
 
 from __future__ import annotations
@@ -97,7 +97,13 @@ class Ledger:
     def settle(
         self, reserved: float, prompt_bytes: int, prompt_tokens: int, completion_tokens: int
     ) -> float | None:
-        """Turn a reservation into what the answer cost; return that, None without a price."""
+        """Turn a reservation into what the answer cost; return that, None without a price.
+
+        An endpoint that counts no tokens does not say: all that was reserved is spent, and the cost None.
+        """
+        if not prompt_tokens and not completion_tokens:
+            self.release(reserved, billed=True)
+            return None
         if prompt_tokens:
             self._tokens += prompt_tokens
             self._bytes += prompt_bytes

@@ -19,6 +19,8 @@ both, so that a snapshot, which holds no responses, holds them too:
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ FILTERED = "content_filter"
 """finish reason of an answer that a filter cut; code of a refusal where it held the prompt back"""
 REFUSAL = "refusal"
 """finish reason of an answer that the API itself calls one (`message.refusal`, no content)"""
+HALF = re.compile("[\ud800-\udfff]")
+"""a surrogate alone"""
 
 T = TypeVar("T")
 
@@ -144,12 +148,12 @@ def answered(query: Query, response: bytes, headers: Mapping[str, str], **proven
     log-probabilities that were asked for.
     """
     try:
-        document = orjson.loads(response)
+        document = _document(response)
         choice = document["choices"][0]
         content = choice["message"].pop("content") if "message" in choice else choice.pop("text")
         refusal = choice["message"].pop("refusal", None) if "message" in choice else None
         usage = document.get("usage") or {}
-        text = content or refusal or ""
+        text = _plain(content) or refusal or ""
         if query.body.get("logprobs"):
             text = canonical_json({"text": text, "first": _first_tokens(choice)}).decode()
         return Row(
@@ -157,8 +161,8 @@ def answered(query: Query, response: bytes, headers: Mapping[str, str], **proven
             request=query.text,
             text=text,
             finish_reason=REFUSAL if refusal and not content else choice.get("finish_reason") or "unknown",
-            prompt_tokens=usage.get("prompt_tokens") or 0,
-            completion_tokens=usage.get("completion_tokens") or 0,
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
             served_model=document.get("model"),
             fingerprint=document.get("system_fingerprint"),
             request_id=headers.get("x-request-id"),
@@ -167,8 +171,27 @@ def answered(query: Query, response: bytes, headers: Mapping[str, str], **proven
             response=orjson.dumps(document).decode(),
             **provenance,
         )
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not an OpenAI-style answer ({error!r})") from None
+
+
+def _document(response: bytes) -> Any:
+    """The JSON of a response; halves of characters, which servers send where they cut one, become U+FFFD."""
+    try:
+        return orjson.loads(response)
+    except orjson.JSONDecodeError:
+        document = json.loads(response.decode(errors="replace"))
+        text = json.dumps(document, ensure_ascii=False)
+        return orjson.loads(HALF.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def _plain(content: Any) -> str:
+    """The text of a message, which may come in parts: those that are text, not what was thought before."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str | None):
+        raise TypeError(f"content is of type {type(content).__name__}")
+    return content or ""
 
 
 def _first_tokens(choice: dict[str, Any]) -> dict[str, float]:

@@ -24,21 +24,24 @@ if TYPE_CHECKING:
 LOCAL = ("127.0.0.1", "localhost", "::1")
 ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """headers that say whom to bill, and the SDK's environment variables for them"""
+ERROR = b'{"error":'
+"""how an error begins that is sent with status 200: gateways do so where the model failed after a while"""
 NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 class Refused(Exception):
-    """A response that is not a success."""
+    """A response that is not a success. `status`: its own, or where that claims success that of its body."""
 
     def __init__(self, status: int, headers: Mapping[str, str], content: bytes, reason: str | None) -> None:
         said = _parsed(content)
         error = said.get("error", said) if isinstance(said, dict) else said
         fields = error if isinstance(error, dict) else {"message": error}
-        self.status, self.headers = status, headers
         self.code = fields.get("code")
         """the vendor's word for the error"""
+        self.status = status if status >= 400 else _status(self.code)
+        self.headers = headers
         self.message = str(fields.get("message") or fields.get("detail") or reason or "no reason given")
-        super().__init__(f"{status}: {self.message}")
+        super().__init__(f"{self.status}: {self.message}")
 
 
 class Unanswered(Exception):
@@ -88,7 +91,7 @@ class Transport:
                 content = await response.read()
         except (TimeoutError, aiohttp.ClientError) as error:
             raise Unanswered(error) from error
-        if not response.ok:
+        if not response.ok or content.startswith(ERROR):
             raise Refused(response.status, response.headers, content, response.reason)
         return content, response.headers
 
@@ -101,6 +104,11 @@ def address(base_url: str) -> str:
 def is_local(base_url: str) -> bool:
     """Whether an endpoint is on this machine, where no proxy is asked."""
     return URL(base_url).host in LOCAL
+
+
+def _status(code: object) -> int:
+    """The status that an error's code is; of another code, that of a gateway whose server failed."""
+    return code if isinstance(code, int) and 400 <= code < 600 else 502
 
 
 def _parsed(content: bytes) -> object:
