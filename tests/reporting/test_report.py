@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import pytest
 
 from stillroom.artifacts import canonical_json, sha256, write_jsonl
-from stillroom.errors import InputError
+from stillroom.errors import InputError, ParamsError
 from stillroom.params import Endpoint, Price, Teacher
-from stillroom.reporting import twins
+from stillroom.reporting import tables, twins
 from stillroom.stages import report
 from stillroom.teacher.cache import Cache, Row
 
@@ -91,12 +91,33 @@ def test_comparisons_are_paired_and_adjusted(reports):
     assert min(row["p_holm"] for row in rows.values()) == pytest.approx(4 * smallest, abs=1e-5)
 
 
+def test_parts_of_benchmarks_are_a_family_of_their_own():
+    ps = {"mqa": 0.02, "raft": 0.03, "raft/plain_exact_match": 0.01, "pg19": None, "raft/retrieved": 0.04}
+    rows = [{"benchmark": name, "p": p, "delta": 0.1, "better": "higher"} for name, p in ps.items()]
+    found = {row["benchmark"]: row for row in tables.judged(rows)}
+    assert {name: row.get("p_holm") for name, row in found.items()} == {
+        "mqa": 0.04,
+        "raft": 0.04,
+        "raft/plain_exact_match": 0.02,
+        "pg19": None,
+        "raft/retrieved": 0.04,
+    }
+    assert [row["verdict"] for row in found.values()] == [*["better"] * 3, "unresolved", "better"]
+
+
 def test_another_baseline_turns_the_sign(reports):
     _, results = written(report.Params(baseline="tuned"))
     rows = {row["benchmark"]: row for row in results["comparisons"]}
     assert rows["mqa"]["model"] == "base"
     assert rows["mqa"]["delta"] < 0
     assert rows["mqa"]["verdict"] == "worse"
+
+
+def test_a_baseline_that_is_not_examined_is_refused(reports):
+    with pytest.raises(ParamsError, match="'qwen'") as failure:
+        written(report.Params(baseline="qwen"))
+    assert "base, tuned" in failure.value.hint
+    assert not report.Paths().page.exists()
 
 
 def test_models_stand_in_the_recipes_order_behind_the_baseline(reports):
@@ -172,10 +193,13 @@ def test_what_figures_were_made_of(reports):
     assert made["base/mqa"]["params"] == sha256(canonical_json(label["settings"]))
     assert made["base/mqa"]["seed"] == 42
     assert "differs</small>" not in html
+    assert "which adapts" not in html
+    label["base_model"] = "a" * 64
     label["settings"]["max_tokens"] = 7
     (reports / "samples/tuned/mqa.label.json").write_text(json.dumps(label))
     html, _ = written()
     assert re.findall(r'scope="row">([\w’ ]+) <small class="warn">differs', html) == ["params"]
+    assert re.search(r'which adapts</th><td>–</td><td><code title="a{64}">', html)
     samples = reports / "samples/tuned/mqa.jsonl"
     samples.write_text(samples.read_text().replace("When is market 3 held?", "When?"))
     html, _ = written()

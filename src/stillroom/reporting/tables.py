@@ -106,10 +106,15 @@ def comparisons(inputs: Inputs, model: str, baseline: str) -> Table:
 
 
 def judged(rows: Table) -> Table:
-    """The rows with p after Holm's adjustment over all of them, and a verdict each."""
+    """The rows with p after Holm's adjustment, and a verdict each.
+
+    Headlines are one family and parts of benchmarks another: a part that is added takes no headline's verdict.
+    """
     tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, st.holm([row["p"] for row in tested]), strict=True):
-        row["p_holm"] = round(p, DIGITS)
+    for of_parts in (False, True):
+        family = [row for row in tested if ("/" in row["benchmark"]) == of_parts]
+        for row, p in zip(family, st.holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = round(p, DIGITS)
     for row in rows:
         row["verdict"] = st.verdict(row["delta"], row.get("p_holm"), row["better"])
     return rows
