@@ -108,7 +108,7 @@ def comparisons(inputs: Inputs, model: str, baseline: str) -> Table:
 def judged(rows: Table) -> Table:
     """The rows with p after Holm's adjustment, and a verdict each.
 
-    Headlines are one family and parts of benchmarks another: a part that is added takes no headline's verdict.
+    Headlines are one family, parts of benchmarks another: a part that is added takes no headline's verdict.
     """
     tested = [row for row in rows if row["p"] is not None]
     for of_parts in (False, True):
