@@ -122,6 +122,14 @@ def test_refused_requests_and_batches_end_the_run_in_the_servers_words(serve, tm
             asked(serve(invalid=True).url, cache, requests(5))
 
 
+def test_an_endpoint_without_batches_says_the_way_out(start, tmp_path):
+    with (
+        Cache(tmp_path / "c.duckdb") as cache,
+        pytest.raises(EndpointError, match=r"404: Not Found\n.*backend: online"),
+    ):
+        asked(start().url, cache, requests(5))
+
+
 def test_a_batch_that_could_exceed_the_budget_is_not_created(serve, tmp_path):
     server = serve()
     money = {"prices": {"mock": Price(prompt=1.0, completion=1.0, batch_share=0.5)}}

@@ -39,6 +39,7 @@ RETRIES = 6
 """of uploads, downloads and looks at a batch; none of them is billed"""
 RETRIED = (408, 409, 425, 429)
 """statuses below 500 of a single request that another try may mend"""
+KEPT = "everything answered is kept"
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class Batches:
         self._address = address(base_url)
         self._settings, self._most_tries = endpoint.batch, endpoint.max_attempts
         self._cache, self._ledger, self._counts = cache, ledger, counts
-        self._say, self._secret = say, secret
+        self._say, self._secret, self._variable = say, secret, endpoint.api_key_env
         self._waiting: dict[str, Query] = {}
         self._reserved: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
@@ -247,10 +248,8 @@ class Batches:
         if any(self._tries[key] >= self._most_tries for key in missing):
             raise self._error(f"{len(missing)} requests have no answer after {self._most_tries} batches")
 
-    def _error(self, what: str) -> EndpointError:
-        return EndpointError(
-            redacted(what, self._secret), where=self._address, hint="everything answered is kept"
-        )
+    def _error(self, what: str, hint: str = KEPT) -> EndpointError:
+        return EndpointError(redacted(what, self._secret), where=self._address, hint=hint)
 
     # --- the record, and the endpoint ---
 
@@ -274,7 +273,12 @@ class Batches:
         try:
             return await call
         except openai.APIError as error:
-            raise self._error(_described(error)) from None
+            hints = {
+                401: f"put a valid key into the environment variable {self._variable}",
+                404: "has it a batch API? `endpoint.backend: online` asks request by request",
+            }
+            hint = hints.get(getattr(error, "status_code", 0), KEPT)
+            raise self._error(_described(error), hint) from None
 
 
 def _line(query: Query) -> bytes:
