@@ -155,6 +155,11 @@ def test_the_widest_figures_fit_80_columns(monkeypatch, capsys):
     row = next(line for line in capsys.readouterr().out.splitlines() if "distill" in line)
     assert row.rstrip().endswith("123G–988G  12,345–98,765")
     assert len(row) <= 80
+    monkeypatch.setenv("COLUMNS", "60")
+    plan.show_costs({"stages": {"distill": cost}, "total": figures, "max_cost": None})
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert {"123G–", "988G", "12,345–", "98,765"} <= set(narrow.split())  # no figure is cut
 
 
 def test_judges_have_rows_of_their_own(checkout):

@@ -176,15 +176,16 @@ def show_costs(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("stage", no_wrap=True)
+    table.add_column("stage", overflow="fold")
     for heading in ("cached", "to ask", "prompt tokens", "answer tokens", "money"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
+    console = Console()
+    dash = "–" if console.width >= 80 else "–\n"
     for name, cost in found["stages"].items():
-        table.add_row(name.removeprefix("evaluate@"), *_cells(cost["estimate"]))
+        table.add_row(name.removeprefix("evaluate@"), *_cells(cost["estimate"], dash))
     if found["total"]:
         table.add_section()
-        table.add_row("total", *_cells(found["total"]))
-    console = Console()
+        table.add_row("total", *_cells(found["total"], dash))
     console.print(table)
     for name, cost in found["stages"].items():
         for note in _notes(cost):
@@ -193,19 +194,21 @@ def show_costs(found: dict[str, Any]) -> None:
         console.print(f"endpoint.max_cost ends each of them before it has spent {found['max_cost']:,g}.")
 
 
-def _cells(figures: dict[str, Any] | None) -> list[str]:
-    """The figures of a row."""
+def _cells(figures: dict[str, Any] | None, dash: str) -> list[str]:
+    """The figures of a row; `dash` stands between low and high."""
     from stillroom.progress import short
 
     if figures is None:
         return ["?"] * 5
     cached, asked = figures["cached"], figures["requests"]
     share = f" ({cached / (cached + asked['high']):.0%})" if cached else ""
-    tokens = [between(figures[key], short) for key in ("requests", "prompt_tokens", "completion_tokens")]
+    tokens = [
+        between(figures[key], short, dash) for key in ("requests", "prompt_tokens", "completion_tokens")
+    ]
     return [
         f"{short(cached)}{share}",
         *tokens,
-        between(figures["cost"], money) if figures["cost"] else "no price",
+        between(figures["cost"], money, dash) if figures["cost"] else "no price",
     ]
 
 
@@ -219,9 +222,9 @@ def _notes(cost: dict[str, Any]) -> list[str]:
     return [*(after if cost["after"] else []), *cost["estimate"]["basis"]]
 
 
-def between(figures: dict[str, float], written: Callable[[float], str]) -> str:
+def between(figures: dict[str, float], written: Callable[[float], str], dash: str = "–") -> str:
     """`1.20M–3.45M`, or one figure where both ends read the same."""
-    return "–".join(dict.fromkeys((written(figures["low"]), written(figures["high"]))))
+    return dash.join(dict.fromkeys((written(figures["low"]), written(figures["high"]))))
 
 
 def money(amount: float) -> str:
