@@ -196,7 +196,7 @@ def test_near_duplicates_go_and_the_settings_say_what_they_are(paths):
         ("steps: [lengths]", "input should be 'html_to_markdown'"),
         ("near_threshold: 0", "above 0 and at most 1"),
         ("near_ngram: 0", "at least 1"),
-        ("sample: -3", "at least 1"),
+        ("sample: -3", "greater than or equal to 0"),
     ],
 )
 def test_impossible_settings_name_file_and_line(tmp_path, line, message):

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from stillroom import processes
 from stillroom.artifacts import atomic_write, sha256, write_json, write_jsonl
@@ -110,7 +110,7 @@ class Params(Block):
     """words of the runs whose share is that similarity"""
     near_permutations: int = 128
     """length of the MinHash signatures; more find more of the pairs close to the threshold"""
-    sample: int | None = None
+    sample: int | None = Field(default=None, ge=0)
     """how many conversations to draw; null: all"""
     on_malformed: Literal["skip", "stop"] = "skip"
     """what becomes of a record that cannot be read: listed with the dropped ones, or the end of the stage"""
@@ -135,10 +135,10 @@ class Params(Block):
             raise ValueError("above 0 and at most 1")
         return value
 
-    @field_validator("near_ngram", "near_permutations", "sample")
+    @field_validator("near_ngram", "near_permutations")
     @classmethod
-    def _positive(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
+    def _positive(cls, value: int) -> int:
+        if value < 1:
             raise ValueError("at least 1")
         return value
 
