@@ -2,6 +2,7 @@ import re
 from typing import ClassVar
 
 import pytest
+from pydantic import model_validator
 
 from stillroom import params
 from stillroom.errors import ParamsError
@@ -10,6 +11,12 @@ from stillroom.errors import ParamsError
 class Inner(params.Settings):
     learning_rate: float = 1e-3
     """step size"""
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.learning_rate < 0:
+            raise ValueError("impossible")
+        return self
 
 
 class Example(params.Block):
@@ -65,6 +72,9 @@ def test_an_absent_block_is_all_defaults(write):
         ("example:\n  seed: 1\n", ":2: example.seed", "common.seed"),
         ("common:\n  sead: 1\n", ":2: common.sead", "`seed`"),
         ("example: [1]\n", ":1: example", "dictionary"),
+        ("common: {}\nexampel: {steps: 3}\n", ":2: exampel", "did you mean `example`"),
+        ("common: {}\ndistil: {samples: 3}\n", ":2: distil", "did you mean `distill`"),
+        ("example: {optimizer: {learning_rate: -1}}\n", ":1: example.optimizer", "impossible\n"),
         ("a: [\n", "", "not valid YAML"),
         ("- 1\n", "", "mapping"),
     ],
@@ -74,7 +84,7 @@ def test_a_mistake_is_named_with_line_and_nearest_key(write, text, where, messag
     with pytest.raises(ParamsError) as raised:
         load(path)
     assert str(raised.value).startswith(f"{path}{where}")
-    assert message in str(raised.value)
+    assert message in f"{raised.value}\n"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ teacher is reached stands under `endpoint:`, which changes no answer: DVC does n
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -16,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stillroom.errors import ParamsError
+from stillroom.stages import STAGES
 
 PARAMS = Path("params.yaml")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -166,7 +168,18 @@ def borrowed(block: type[BaseModel]) -> tuple[str, ...]:
 
 def load(stage: str, block: type[B], path: Path = PARAMS) -> B:
     """The stage's block of the params file, validated, with its `common` keys merged in."""
-    return block_in(read(path), stage, block, path)
+    document = read(path)
+    known_blocks(document, (*SHARED_BLOCKS, *STAGES, stage), path)
+    return block_in(document, stage, block, path)
+
+
+def known_blocks(document: dict[str, Any], names: Sequence[str], path: Path) -> None:
+    """Raise ParamsError on a block of another name: what stands in it would be left out silently."""
+    for key in document:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1, 0.5)
+            hint = f"did you mean `{near[0]}`?" if near else f"known blocks: {', '.join(names)}"
+            raise ParamsError("unknown block", where=f"{path}:{line_of(path, (key,))}: {key}", hint=hint)
 
 
 def block_in(document: dict[str, Any], stage: str, block: type[B], path: Path) -> B:
@@ -213,7 +226,9 @@ def validate(model: type[B], value: Any, path: Path, at: tuple[str | int, ...]) 
         near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
         raise ParamsError("unknown key", where=where, hint=hint) from None
-    raise ParamsError(f"{error['msg'].lower()} (got {error['input']!r})", where=where) from None
+    what, given = error["msg"].removeprefix("Value error, "), error["input"]
+    shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+    raise ParamsError(f"{what[:1].lower()}{what[1:]}{shown}", where=where) from None
 
 
 def line_of(path: Path, location: tuple[str | int, ...]) -> int:

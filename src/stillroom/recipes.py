@@ -47,14 +47,8 @@ def own_fields(block: type[BaseModel]) -> dict[str, Any]:
 def check(path: Path) -> dict[str, params.Settings]:
     """Validate a whole params file. Raises ParamsError naming file, line, key and the nearest known key."""
     document = params.read(path)
-    names = BLOCKS
-    for key in document:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, 1, 0.5)
-            hint = f"did you mean `{near[0]}`?" if near else f"known blocks: {', '.join(names)}"
-            line = params.line_of(path, (key,))
-            raise ParamsError("unknown block", where=f"{path}:{line}: {key}", hint=hint)
-    return {name: params.block_in(document, name, block_of(name), path) for name in names}
+    params.known_blocks(document, BLOCKS, path)
+    return {name: params.block_in(document, name, block_of(name), path) for name in BLOCKS}
 
 
 def names() -> list[str]:
