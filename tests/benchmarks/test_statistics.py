@@ -108,6 +108,34 @@ def test_newcombes_interval_is_his(counts, expected):
     assert st.newcombe(*counts) == pytest.approx(expected, abs=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [((14, 5, 0, 22), (0.011, 0.226)), ((1, 1, 7, 12), (-0.507, -0.026))],
+)
+def test_newcombes_paired_interval_is_the_published_one(counts, expected):
+    """Altman et al. 2000, table 6.2; Bentur et al. 2009 in Fagerland et al. 2017, chapter 8."""
+    assert st.newcombe_paired(*counts) == pytest.approx(expected, abs=6e-4)
+
+
+def test_newcombes_paired_interval_by_its_neighbours():
+    """Without correlation it is the unpaired one; the models' places only turn the sign."""
+    assert st.newcombe_paired(4, 4, 4, 4) == pytest.approx(st.newcombe(8, 16, 8, 16))
+    low, high = st.newcombe_paired(9, 7, 2, 12)
+    assert st.newcombe_paired(9, 2, 7, 12) == pytest.approx((-high, -low))
+
+
+def test_newcombes_paired_interval_covers_even_near_the_ends():
+    draw = np.random.default_rng(11)
+    for share, other, n in ((0.95, 0.9, 10), (0.5, 0.3, 20), (0.6, 0.4, 200)):
+        ease = draw.random((1000, n))
+        again = np.where(draw.random((1000, n)) < 0.3, ease, draw.random((1000, n)))
+        covered = []
+        for ours, theirs in zip(ease < share, again < other, strict=True):
+            found = st.compare(numbers(ours), numbers(theirs))
+            covered.append(found.low <= share - other <= found.high)
+        assert np.mean(covered) >= 0.93
+
+
 def test_influences_are_what_leaving_a_group_out_changes():
     figure = clustered(np.random.default_rng(6), 50, 2)
     figure = numbers(figure.a, np.random.default_rng(7).uniform(5, 9, 100), figure.groups, exp=True)
@@ -191,9 +219,10 @@ def test_no_figure_is_below_zero_and_no_mean_of_scores_up_to_1_above_it():
 @pytest.mark.parametrize(("ours", "method"), [(1, "every group differs alike"), (0, "no group differs")])
 def test_a_difference_that_is_the_same_in_all_groups_is_not_certain(groups, ours, method):
     found = st.compare(numbers(np.full(27, ours), groups=groups), numbers(np.zeros(27), groups=groups))
-    beyond = st.wilson(0, 9 if groups else 27)[1]
+    beyond = st.wilson(0, 9)[1]
+    unseen = (ours - beyond, min(1.0, ours + beyond)) if groups else st.newcombe(27 * ours, 27, 0, 27)
     assert (found.delta, found.method, found.detectable) == (ours, method, None)
-    assert (found.low, found.high) == pytest.approx((ours - beyond, min(1.0, ours + beyond)))
+    assert (found.low, found.high) == pytest.approx(unseen)
     assert (found.p < 0.05) is bool(ours)
     rest = numbers(np.full(27, 0.7), groups=groups)
     gain = st.compare(numbers(rest.a + ours / 10, groups=groups), rest)

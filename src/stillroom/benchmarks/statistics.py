@@ -172,10 +172,10 @@ def estimate(numbers: Numbers) -> Estimate:
 def compare(ours: Numbers, baseline: Numbers) -> Comparison:
     """Paired difference of two models; both hold the same samples in the same order.
 
-    The interval is the paired cluster bootstrap's, or t's over linearised groups as in `estimate`; p is
-    McNemar's exact one for independent right/wrong samples, else the interval's. Where all groups differ
-    alike, or none does, resampling would give an interval of no width: shares get Wilson's bound on what so
-    few groups cannot show, other figures none.
+    McNemar's exact test and Newcombe's interval for independent right/wrong samples; else the paired cluster
+    bootstrap, or t over linearised groups as in `estimate`. Where all groups differ alike, or none does,
+    resampling would give an interval of no width: shares get Wilson's bound on what so few groups cannot
+    show, other figures none.
     """
     assert list(ours.groups) == list(baseline.groups), "samples are not paired"
     if ours.tasks is not None:
@@ -186,6 +186,9 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
         return _within(compare(ours.split(), baseline.split()))
     if groups < 2:
         return Comparison(delta, None, None, None, None, n, groups, "too few groups")
+    shares = not ours.exp and _shares(ours) and _shares(baseline)
+    if shares and ours.independent:
+        return _compare_answers(ours.a > 0, baseline.a > 0)
     sums, counts = _alike(np.hstack([ours.grouped(), baseline.grouped()]))
     if len(sums) > MANY:
         low, high, p, se = _t_test(delta, _standard_error(influence(ours) - influence(baseline)), groups - 1)
@@ -196,10 +199,6 @@ def compare(ours: Numbers, baseline: Numbers) -> Comparison:
         method, p = "paired bootstrap over groups", _bootstrap_p(draws, groups)
         se = float(draws.std(ddof=1))
         resolvable = _bootstrap_p(np.ones(len(draws)), groups) <= 1 - LEVEL
-    shares = not ours.exp and _shares(ours) and _shares(baseline)
-    if ours.independent and shares:
-        won, lost = int((ours.a > baseline.a).sum()), int((ours.a < baseline.a).sum())
-        method, p, resolvable = "McNemar exact", mcnemar(won, lost), mcnemar(n, 0) <= 1 - LEVEL
     if se < _NO_SPREAD:
         unseen, method = wilson(0, groups)[1], _alike_in(delta)
         if not shares:
@@ -314,6 +313,26 @@ def newcombe(k: int, n: int, other_k: int, other_n: int) -> tuple[float, float]:
     return share - other - below, share - other + above
 
 
+def newcombe_paired(both: int, won: int, lost: int, neither: int) -> tuple[float, float]:
+    """Interval of the difference of two proportions on the same samples (Newcombe 1998, paired method 10).
+
+    Wilson's limits of each, joined by the correlation of the two, which is drawn towards 0 where positive.
+    """
+    n = both + won + lost + neither
+    right, other = both + won, both + lost
+    (low, high), (other_low, other_high) = wilson(right, n), wilson(other, n)
+    spread = math.sqrt(right * (n - right) * other * (n - other))
+    excess = float(both * neither - won * lost)
+    phi = (max(excess - n / 2, 0.0) if excess > 0 else excess) / spread if spread else 0.0
+
+    def joined(x: float, y: float) -> float:
+        return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
+
+    below = joined(right / n - low, other_high - other / n)
+    above = joined(high - right / n, other / n - other_low)
+    return (won - lost) / n - below, (won - lost) / n + above
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """p-values of several tests, adjusted so that all stand together (Holm 1979), in the order given."""
     adjusted = [0.0] * len(ps)
@@ -386,6 +405,18 @@ def _estimate_mean(numbers: Numbers) -> Estimate:
     low, high, _, _ = _t_test(value, se_of_mean(ses), _welch(ses, counts))
     low, high = _possible(numbers, low, high)
     return Estimate(value, low, high, n, sum(counts), f"t over {len(parts)} tasks")
+
+
+def _compare_answers(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Comparison:
+    """Paired difference of two models' right answers on at least two independent samples."""
+    n = len(ours)
+    both, won, lost = (int(x.sum()) for x in (ours & theirs, ours & ~theirs, ~ours & theirs))
+    low, high = newcombe_paired(both, won, lost, n - both - won - lost)
+    delta = (won - lost) / n
+    se = math.sqrt(((won + lost) / n - delta * delta) / n)
+    detectable = minimum_detectable(se) if se and mcnemar(n, 0) <= 1 - LEVEL else None
+    method = "McNemar exact" if se else _alike_in(delta)
+    return Comparison(delta, low, high, mcnemar(won, lost), detectable, n, n, method)
 
 
 def _compare_means(ours: Numbers, baseline: Numbers) -> Comparison:
