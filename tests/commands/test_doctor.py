@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
+from stillroom.benchmarks import harness
 from stillroom.commands import doctor
 from stillroom.endpoint_model import EndpointModel
 from stillroom.errors import ParamsError
@@ -102,3 +103,15 @@ def test_models_at_endpoints_and_a_service_that_trains(checkout, server, tmp_pat
     assert "'gpt-5'" in missing.text
     monkeypatch.setenv("TUNED_KEY", "right")
     assert next(f for f in doctor._models() if "serves" in f.text).text.endswith("serves ft:gpt")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_extra_that_the_params_need_is_missed_before_the_run(tmp_path, monkeypatch, there):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(harness, "installed", lambda: there)
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.4.13")
+    (tmp_path / "params.yaml").write_text("evaluate: {benchmarks: [pg19]}\n")
+    assert [finding.level for finding in doctor._extras()] == ["ok"]
+    (tmp_path / "params.yaml").write_text("evaluate: {benchmarks: [pg19, leaderboard]}\n")
+    [found] = doctor._guarded(doctor._extras)
+    assert (found.level, "[leaderboard]" in found.text) == (("ok", False) if there else ("FAIL", True))

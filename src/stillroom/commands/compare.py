@@ -34,7 +34,8 @@ def compare(
     """Figures of revisions or experiments, paired sample by sample, with intervals and verdicts.
 
     The verdict is better or worse where the difference stands at 95 % after Holm's adjustment over the
-    benchmarks of one revision; else unresolved. Reads DVC's cache: what is missing there is fetched by `dvc pull`.
+    benchmarks of one revision; else unresolved. Reads DVC's cache: what is missing there is fetched by
+    `dvc pull`.
     """
     from stillroom.reporting.comparison import comparison
     from stillroom.reporting.revisions import WORKSPACE, read

@@ -161,6 +161,19 @@ def _params() -> Iterator[Finding]:
     yield Finding("ok", f"params.yaml is valid ({matching[0] if matching else 'no recipe as it stands'})")
 
 
+def _extras() -> Iterator[Finding]:
+    """What only some recipes need, before a run of days comes to it."""
+    from stillroom import params
+    from stillroom.benchmarks import harness
+    from stillroom.stages import evaluate
+
+    if "leaderboard" in params.load("evaluate", evaluate.Params).benchmarks:
+        harness.ready()
+        yield Finding("ok", f"leaderboard: lm-eval {metadata.version('lm_eval')}")
+    else:
+        yield Finding("ok", "the params need none")
+
+
 def _teacher() -> Iterator[Finding]:
     """The endpoint answers and takes the key; nothing is paid for."""
     from stillroom import params
@@ -273,6 +286,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _git,
     _dvc,
     _params,
+    _extras,
     _teacher,
     _judge,
     _models,
