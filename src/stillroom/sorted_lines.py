@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from stillroom.errors import InputError, StillroomError
@@ -21,7 +22,10 @@ CACHE = 16 << 10
 
 
 class SortedLines:
-    """One line per key. Raises StillroomError where the disk is full."""
+    """One line per key. Raises StillroomError where the disk is full. source: of the records, for errors."""
+
+    def __init__(self, source: Path | None = None) -> None:
+        self._source = source
 
     def __enter__(self) -> SortedLines:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -42,7 +46,8 @@ class SortedLines:
             with _full_disk():
                 self._database.execute("INSERT INTO lines VALUES (?, ?)", (key, line))
         except sqlite3.IntegrityError:
-            raise InputError(f"two records have the id {key!r}") from None
+            where = str(self._source) if self._source else None
+            raise InputError(f"two records have the id {key!r}", where=where) from None
 
     def __iter__(self) -> Iterator[bytes]:
         with _full_disk():

@@ -160,6 +160,12 @@ def test_original_answers_pass_through_and_nobody_is_asked(checkout, server):
     assert duckdb.sql(f"SELECT count(*) FROM '{Paths().answers}'").fetchall() == [(0,)]
 
 
+def test_original_answers_where_there_are_none_are_an_error_that_says_why(checkout, server):
+    with pytest.raises(InputError, match=r"no conversation has an answer\n.*extract\.keep to all"):
+        distilled([human("a", "hi"), human("b", "ho")], params(server, answers="original"))
+    assert not Paths().distilled.exists()
+
+
 def test_no_conversations_are_no_error(checkout, server):
     assert distilled([], params(server)) == []
 
@@ -282,7 +288,7 @@ def test_a_malformed_record_stops_the_stage_before_anything_is_paid(checkout, se
 
 def test_an_id_that_two_records_have_leaves_no_output(checkout, server):
     write_jsonl(Paths().conversations, [human("a", "hi"), human("a", "ho")])
-    with pytest.raises(InputError, match="two records have the id 'a'"):
+    with pytest.raises(InputError, match=r"conversations\.jsonl: two records have the id 'a'"):
         run(Paths(), params(server))
     assert not list(Path("data/interim").glob("*d*still*"))
     assert not Paths().instructions.exists()

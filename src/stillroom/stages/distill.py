@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 
 from stillroom import chat_format
 from stillroom.artifacts import atomic_write, write_json
+from stillroom.errors import InputError
 from stillroom.params import Block, Endpoint, Sampling, Settings, Teacher
 from stillroom.records import Conversation, Message, read_conversations
 from stillroom.reporting import cards
@@ -117,7 +118,7 @@ def run(paths: Paths, params: Params) -> None:
     """
     chat = chat_format.get(params.chat_format)
     tally = Tally()
-    with SortedLines() as lines, Cache() as cache:
+    with SortedLines(paths.conversations) as lines, Cache() as cache:
 
         def done(_: int, outcome: Outcome) -> None:
             tally.add(outcome)
@@ -125,6 +126,9 @@ def run(paths: Paths, params: Params) -> None:
                 lines.add(outcome.conversation.id, written(outcome.conversation, chat))
 
         used = answer(paths, params, chat, cache, done)
+        if params.answers == "original" and tally.lost and not tally.turns:
+            hint = "set extract.keep to all, then: stillroom extract"
+            raise InputError("no conversation has an answer", where=str(paths.conversations), hint=hint)
         with ThreadPoolExecutor(1) as pool:
             saved = pool.submit(snapshot.write, paths.answers, cache, used)
             write(paths, lines)
