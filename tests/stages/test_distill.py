@@ -303,7 +303,9 @@ def test_markers_in_a_user_s_text_are_spaced_out(checkout, server):
 
 def test_memory_does_not_grow_with_the_conversations(checkout, server):
     def peak(count):
-        write_conversations(Paths().conversations, (human(f"c{i:04}", "x" * 4_000) for i in range(count)))
+        messages = (Message("user", "x" * 2_000), Message("assistant", "x" * 2_000))
+        rows = (Conversation(f"c{i:04}", "sharegpt", messages) for i in range(count))
+        write_conversations(Paths().conversations, rows)
         tracemalloc.start()
         run(Paths(), params(server, answers="original"))
         try:
