@@ -144,6 +144,7 @@ def examine(root, model, name, samples):
     """What evaluate writes for one item."""
     write_jsonl(root / f"samples/{model}/{name}.jsonl", samples)
     settings = {"seed": 42, "chat_format": "inst", **BENCHMARKS[name]().model_dump()}
-    label = {"stillroom": "0.1.0", "model": model[0] * 64, "data": "d" * 64, "settings": settings}
+    label = {"stillroom": "0.1.0", "libraries": {"torch": "2.13.0", "peft": "0.21.2"}}
+    label |= {"model": model[0] * 64, "data": "d" * 64, "settings": settings}
     write_json(root / f"samples/{model}/{name}.label.json", label)
     write_json(root / f"metrics/evaluate/{model}/{name}.json", metrics(BENCHMARKS[name](), samples))

@@ -194,6 +194,7 @@ def test_what_figures_were_made_of(reports):
     assert made["base/mqa"]["seed"] == 42
     assert "differs</small>" not in html
     assert "which adapts" not in html
+    assert 'libraries</th><td colspan="2">torch 2.13.0, peft 0.21.2</td>' in html
     label["base_model"] = "a" * 64
     label["settings"]["max_tokens"] = 7
     (reports / "samples/tuned/mqa.label.json").write_text(json.dumps(label))

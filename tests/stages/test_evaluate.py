@@ -216,6 +216,7 @@ def test_the_label_follows_data_and_settings(checkout):
     questions(checkout, "raft", asked("r", "Say", refusal=False, answer="gold"))
     first = label()
     assert label() == first
+    assert first["libraries"]["torch"] in torch.__version__
     assert label(limit=2)["settings"] != first["settings"]
     questions(checkout, "raft", asked("r", "Say it", refusal=False, answer="gold"))
     changed = label()

@@ -28,6 +28,7 @@ SHARED = {
     "judge_prompt": "judge’s prompt",
     "seed": "seed",
     "stillroom": "stillroom",
+    "libraries": "libraries",
     "lm_eval": "lm-eval",
 }
 """key ──▶ heading of what models that are compared should share"""
@@ -106,6 +107,8 @@ def _entry(inputs: Inputs, item: Item, label: Row) -> Row:
 
 
 def _cell(value: Any) -> Cell:
+    if isinstance(value, dict):
+        value = ", ".join(f"{name} {version}" for name, version in value.items())
     text = NONE if value is None else str(value)
     return Cell(text[:DIGITS], text) if len(text) == HASH else Cell(text)
 

@@ -12,7 +12,7 @@ What is found goes to a work folder at once, so that an evaluation that was kill
 answer of weights with its batch, a book's perplexity with its length, an endpoint's answer in the cache.
 
 Only the block of that benchmark is used. The label says what a figure was made of: hashes of the model, of
-the benchmark's files and of this code, the settings, the version of this package.
+the benchmark's files and of this code, the settings, the versions of this package and of the libraries.
 """
 
 from __future__ import annotations
@@ -231,6 +231,7 @@ def label(paths: Paths, benchmark: Benchmark, params: Params) -> dict[str, Any]:
     base = adapter.base_of(paths.folder)
     return {
         "stillroom": stillroom.__version__,
+        **({} if endpoint_model.find(paths.folder) else {"libraries": libraries()}),
         "code": checkout.code_sha256("evaluate"),
         "model": folder_sha256(paths.folder),
         **({"base_model": folder_sha256(base)} if base else {}),
@@ -239,6 +240,11 @@ def label(paths: Paths, benchmark: Benchmark, params: Params) -> dict[str, Any]:
         **benchmark.provenance(),
         "settings": {"seed": params.seed, "chat_format": params.chat_format, **benchmark.model_dump()},
     }
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what computes answers, without the name of their build."""
+    return {name: version(name).partition("+")[0] for name in LIBRARIES}
 
 
 def identity(paths: Paths, made_of: dict[str, Any], params: Params) -> str:
