@@ -92,6 +92,7 @@ def test_a_mistake_is_named_with_line_and_nearest_key(write, text, where, messag
     [
         (params.Endpoint, "base_url", "localhost:8000/v1", "http://localhost:8000/v1"),
         (params.Endpoint, "base_url", "https:///v1", "https://[::1]/v1"),
+        (params.Endpoint, "base_url", "https://joe:secret@host/v1", "https://host:80/v1"),
         (params.Endpoint, "max_in_flight", "0", "1"),
         (params.Sampling, "max_tokens", "0", "1"),
         (params.Sampling, "temperature", "-0.1", "0"),
@@ -103,8 +104,9 @@ def test_a_mistake_is_named_with_line_and_nearest_key(write, text, where, messag
 def test_what_no_endpoint_would_take_is_refused_before_it_is_asked(write, block, line, bad, good):
     params.load("block", block, write(f"block:\n  {line}: {good}\n"))
     path = write(f"block:\n  {line}: {bad}\n")
-    with pytest.raises(ParamsError, match=re.escape(f"{path}:2: block.{line}: ")):
+    with pytest.raises(ParamsError, match=re.escape(f"{path}:2: block.{line}: ")) as raised:
         params.load("block", block, path)
+    assert "secret" not in str(raised.value)
 
 
 def test_no_params_file_says_what_to_do(tmp_path):

@@ -9,6 +9,7 @@ teacher is reached stands under `endpoint:`, which changes no answer: DVC does n
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -22,8 +23,10 @@ from stillroom.stages import STAGES
 PARAMS = Path("params.yaml")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML was built with it: ten times as fast"""
-WEB = "^https?://[^/]"
-"""how an address begins"""
+WEB = "^https?://[^/@]+(/|$)"
+"""an address: without a user or password, which are soon committed; keys come from the environment"""
+SECRET = re.compile(r"//[^/@\s]*@")
+"""user and password in an address"""
 
 
 class Settings(BaseModel):
@@ -227,7 +230,7 @@ def validate(model: type[B], value: Any, path: Path, at: tuple[str | int, ...]) 
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
         raise ParamsError("unknown key", where=where, hint=hint) from None
     what, given = error["msg"].removeprefix("Value error, "), error["input"]
-    shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+    shown = "" if isinstance(given, dict | BaseModel) else f" (got {SECRET.sub('//***@', repr(given))})"
     raise ParamsError(f"{what[:1].lower()}{what[1:]}{shown}", where=where) from None
 
 

@@ -390,7 +390,7 @@ def test_keys_go_to_their_own_address_only(service):
         Params(api={"base_url": "http://other/v1"})
     with pytest.raises(ValueError, match="messages only"):
         Params(api={"format": "text"})
-    endpoint = Endpoint(base_url="http://a:b@one/v1", api_key_env="ONE", api_key_file="/k", max_attempts=3)
+    endpoint = Endpoint(base_url="http://one/v1", api_key_env="ONE", api_key_file="/k", max_attempts=3)
     there = Params(api={"base_url": "http://two/v1", "api_key_env": "TWO"}).api.reached(endpoint)
     assert (there.base_url, there.api_key_env, there.api_key_file, there.max_attempts) == (
         "http://two/v1",
