@@ -50,6 +50,7 @@ from stillroom.teacher.requests import (
     turned_away,
 )
 from stillroom.teacher.transport import Refused, Transport, Unanswered, address
+from stillroom.teacher.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from stillroom.teacher.batch import Batches
@@ -65,6 +66,8 @@ PLACES = 1024
 """conversations that are open at least: at 2,000 answers a second some 300 wait for their commit"""
 WINDOW = 2048
 """dialogues that are looked up in the cache together"""
+TOGETHER = 8
+"""answers that are taken in, and committed ones that are used, in one pass of the event loop"""
 DAY = 86_400.0
 
 T = TypeVar("T")
@@ -98,6 +101,7 @@ class Asker:
         self._used: set[str] = set()
         self._in_progress: dict[str, asyncio.Future[Row]] = {}
         self._sending: set[asyncio.Task[Any]] = set()
+        self._arrivals, self._commits = Turnstile(TOGETHER), Turnstile(TOGETHER)
         self._failure: StillroomError | None = None
         self._reached = False
         self._secret = api_key(endpoint) if endpoint.base_url else None
@@ -394,13 +398,18 @@ class Asker:
             self.ledger.release(money, billed=billed)
             raise
         self._reached = True
-        row = self._row(wanted, content, headers, time.monotonic() - started, number)
+        seconds = time.monotonic() - started
+        await self._arrivals.passed()
+        row = self._row(wanted, content, headers, seconds, number)
         cost = self.ledger.settle(money, size, row.prompt_tokens, row.completion_tokens)
         self._gate.succeeded(headers)
         return row if cost is None else replace(row, cost=cost)
 
     async def _stored(self, row: Row) -> Row:
-        return await asyncio.wrap_future(self._cache.store(row))
+        """Keep a row; return the one that counts, when it is committed and its turn has come."""
+        committed = await asyncio.wrap_future(self._cache.store(row))
+        await self._commits.passed()
+        return committed
 
     def _row(
         self, wanted: Query, content: bytes, headers: Mapping[str, str], seconds: float, number: int
