@@ -42,6 +42,7 @@ from stillroom.stages import evaluate
 from stillroom.training.tiny import build_model, build_tokenizer
 from stillroom.training.tiny_recipe import TinyModel
 
+FIXTURES = Path("data/fixtures/leaderboard").absolute()
 SIZES = TinyModel(vocabulary=400, hidden_size=32, intermediate_size=48, layers=2, positions=1536)
 SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "winogrande": 5, "gsm8k": 5}
 METRICS = {
@@ -397,6 +398,16 @@ def test_an_endpoint_that_is_not_there_is_named(checkout):
     name(9)
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9.*unreachable"):
         examine("away", tokenizer="models/base", tasks=["gsm8k"])
+
+
+def test_the_tiny_recipes_questions_are_those_of_all_six_tasks(checkout):
+    data = Path("data/benchmarks/leaderboard")
+    shutil.rmtree(data)
+    data.symlink_to(FIXTURES)
+    metrics, samples = examine()
+    counts = {task: sum(s["id"].startswith(f"{task}/") for s in samples) for task in SHOTS}
+    assert counts == {task: len((FIXTURES / f"{task}.jsonl").read_text().splitlines()) for task in SHOTS}
+    assert (metrics["n"], metrics["failed"], metrics["skipped"]) == (len(samples), 0, 0)
 
 
 def test_too_few_examples_are_named(checkout):
