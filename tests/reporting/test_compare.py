@@ -188,6 +188,17 @@ def test_samples_that_were_not_pulled_are_named(here):
         aside.rename(path)
 
 
+def test_what_dvc_cannot_give_is_named(here, monkeypatch):
+    def opened(path):
+        if path.endswith("train.json"):
+            raise OSError("the remote hung up")
+        return Path(path).open("rb")
+
+    monkeypatch.setattr(revisions, "_workspace", opened)
+    with pytest.raises(InputError, match=r"train\.json: cannot be read \(the remote hung up\)"):
+        revisions.read("workspace")
+
+
 def test_nothing_in_common_says_what_there_is(here):
     done = CliRunner().invoke(app, ["compare", "first", "second", "--model", "nobody"])
     assert isinstance(done.exception, InputError)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,8 +50,10 @@ def read(name: str) -> Revision:
     matrix = document.get("evaluate") or {}
     items = itertools.product(matrix.get("models") or (), matrix.get("benchmarks") or ())
     samples = {item: _samples(open_file, name, item) for item in items if item[1] in BENCHMARKS}
-    labels = {item: _object(open_file, f"reports/samples/{'/'.join(item)}.label.json") for item in samples}
-    return Revision(name, flat(document), _metrics(open_file), samples, labels)
+    labels = {
+        item: _object(open_file, name, f"reports/samples/{'/'.join(item)}.label.json") for item in samples
+    }
+    return Revision(name, flat(document), _metrics(open_file, name), samples, labels)
 
 
 def flat(value: Any, at: str = "") -> dict[str, Any]:
@@ -91,14 +93,24 @@ def _at(name: str) -> Open:
 
 def _needed(open_file: Open, path: str, name: str) -> BinaryIO:
     """A file that the revision must have. Raises InputError where it is not recorded or not here."""
+    if file := _found(open_file, path, name):
+        return file
+    raise _absent("never made, or not in DVC's cache", path, name)
+
+
+def _found(open_file: Open, path: str, name: str) -> BinaryIO | None:
+    """A file, None where the revision has none. Raises InputError where DVC cannot give it."""
     try:
         return open_file(path)
     except FileNotFoundError:
-        what = "never made, or not in DVC's cache"
+        return None
     except OSError as error:
-        what = f"cannot be read ({error})"
+        raise _absent(f"cannot be read ({error})", path, name) from None
+
+
+def _absent(what: str, path: str, name: str) -> InputError:
     hint = "stillroom run" if name == WORKSPACE else f"git checkout {name} && dvc pull (or stillroom run)"
-    raise InputError(what, where=f"{name}: {path}", hint=hint)
+    return InputError(what, where=f"{name}: {path}", hint=hint)
 
 
 def _samples(open_file: Open, name: str, item: Item) -> list[Sample]:
@@ -114,21 +126,22 @@ def _samples(open_file: Open, name: str, item: Item) -> list[Sample]:
     return found
 
 
-def _metrics(open_file: Open) -> dict[str, float]:
+def _metrics(open_file: Open, name: str) -> dict[str, float]:
     """Numbers of the stages' metrics that the revision has."""
     found: dict[str, float] = {}
     for stage, path in _metric_files():
-        numbers = flat(_object(open_file, path))
+        numbers = flat(_object(open_file, name, path))
         found |= {f"{stage}.{key}": v for key, v in numbers.items() if isinstance(v, int | float)}
     return found
 
 
-def _object(open_file: Open, path: str) -> dict[str, Any]:
+def _object(open_file: Open, name: str, path: str) -> dict[str, Any]:
     """A JSON object; empty where the revision has none."""
-    with suppress(FileNotFoundError), closing(open_file(path)) as file:
+    if (file := _found(open_file, path, name)) is None:
+        return {}
+    with closing(file):
         found: dict[str, Any] = orjson.loads(file.read())
-        return found
-    return {}
+    return found
 
 
 def _metric_files() -> Iterator[tuple[str, str]]:
