@@ -411,8 +411,8 @@ def test_the_tiny_recipes_questions_are_those_of_all_six_tasks(checkout):
 
 
 def test_too_few_examples_are_named(checkout):
-    write_jsonl(Path("data/benchmarks/leaderboard/winogrande.train.jsonl"), ROWS["winogrande.train"][:4])
-    with pytest.raises(InputError, match="winogrande has 4 few-shot examples, and its definition draws 5"):
+    write_jsonl(Path("data/benchmarks/leaderboard/winogrande.train.jsonl"), ROWS["winogrande.train"][:5])
+    with pytest.raises(InputError, match="winogrande has 5 few-shot examples, and its definition draws 6"):
         examine(tasks=["winogrande"])
     Path("data/benchmarks/leaderboard/winogrande.train.jsonl").unlink()
     with pytest.raises(InputError, match="winogrande has no file of few-shot examples"):

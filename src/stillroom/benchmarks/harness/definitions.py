@@ -21,6 +21,7 @@ class Definition:
 
     path: its YAML below lm-eval's folder of tasks.  files: globs of all that make it up.
     shots: few-shot examples.  metric, filter: the figure among those that lm-eval computes.
+    spare: rows that are drawn beyond the examples, in case the question itself is among them.
     """
 
     path: str
@@ -29,6 +30,7 @@ class Definition:
     metric: str
     sha256: str
     filter: str = "none"
+    spare: int = 0
 
     def check(self, installed: Path) -> None:
         """Raise ParamsError where what lm-eval has in its folder of tasks is another definition."""
@@ -54,6 +56,7 @@ DEFINITIONS: dict[str, Definition] = {
         10,
         "acc_norm",
         "df8587efba176453002f17b47865fb90d0d1d0db8721ebcce14f425d8b74ff80",
+        spare=1,
     ),
     "mmlu": Definition(
         "mmlu/default/mmlu_{subject}.yaml",
@@ -75,6 +78,7 @@ DEFINITIONS: dict[str, Definition] = {
         5,
         "acc",
         "22295fabd040d1ee7b3179c01cdbf94866fca9425930cbd6298098494e207ee3",
+        spare=1,
     ),
     "gsm8k": Definition(
         "gsm8k/gsm8k.yaml",

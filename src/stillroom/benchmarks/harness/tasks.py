@@ -85,8 +85,8 @@ def lay_out(
     if layout.shots is not None:
         files[layout.shots] = str(work / f"{name}.shots.jsonl")
         count = write_jsonl(Path(files[layout.shots]), examples)
-        if count < definition.shots:
-            what = f"{name} has {count} few-shot examples, and its definition draws {definition.shots}"
+        if count < (drawn := definition.shots + definition.spare):
+            what = f"{name} has {count} few-shot examples, and its definition draws {drawn}"
             raise InputError(what, where=str(data), hint=f"add rows to {task}.train.jsonl")
     overlay = {
         "include": str(INSTALLED / definition.path.format(subject=name.removeprefix("mmlu_"))),
