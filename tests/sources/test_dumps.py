@@ -169,3 +169,7 @@ def test_other_files_are_refused_and_hidden_ones_ignored(tmp_path):
     (tmp_path / "README.md").write_text("hi")
     with pytest.raises(InputError, match=r"README\.md: not a dump"):
         dump_files(tmp_path)
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "b.jsonl").symlink_to("/nowhere.jsonl")
+    with pytest.raises(InputError, match=r"b\.jsonl: a link to /nowhere\.jsonl"):
+        dump_files(tmp_path)

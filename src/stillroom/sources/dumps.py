@@ -60,12 +60,14 @@ class Broken:
 
 
 def dump_files(folder: Path) -> list[Path]:
-    """The dump files of a folder, sorted. Raises InputError where a file's ending is not one of a dump."""
+    """The dump files of a folder, sorted. Raises InputError on a file of another ending, or a dead link."""
     paths = sorted(p for p in folder.rglob("*") if not p.is_dir() and not p.name.startswith("."))
     for path in paths:
         if ending(path) not in ENDINGS:
             hint = f"expected {', '.join(ENDINGS)}, also with {' or '.join(COMPRESSED)}"
             raise InputError("not a dump of conversations", where=str(path), hint=hint)
+        if not path.exists():
+            raise InputError(f"a link to {path.readlink()}, which is not there", where=str(path))
     return paths
 
 
