@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+from array import array
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -35,10 +36,12 @@ from stillroom.benchmarks.harness import definitions, models, tasks
 from stillroom.benchmarks.leaderboard import TITLES
 from stillroom.benchmarks.statistics import se_of_mean
 from stillroom.endpoint_model import EndpointModel
-from stillroom.errors import EndpointError, InputError, ParamsError
+from stillroom.errors import BudgetError, EndpointError, InputError, ParamsError
 from stillroom.inference.generate import Generator
-from stillroom.params import Sampling
+from stillroom.params import Endpoint, Sampling, Teacher
 from stillroom.stages import evaluate
+from stillroom.teacher.estimate import Range, of_item
+from stillroom.teacher.requests import Request, answered, query, scored_tokens
 from stillroom.training.tiny import build_model, build_tokenizer
 from stillroom.training.tiny_recipe import TinyModel
 
@@ -310,43 +313,59 @@ class Handler(BaseHTTPRequestHandler):
     generator: Generator
     lock = threading.Lock()
     tells = True
-    paths: list[str]
+    credit = 1_000_000
+    """how many requests it answers"""
+    bought: list[dict]
+    """those that it has answered"""
+    room = 1_000_000
+    """tokens of the longest prompt that it takes"""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.headers["Authorization"] == "Bearer sk-away"
-        self.paths.append(self.path)
+        assert self.path == "/v1/completions"
         with self.lock:
-            choices = [self.choice(i, ids, body) for i, ids in enumerate(body["prompt"])]
-        content = json.dumps({"choices": choices}).encode()
-        self.send_response(200)
+            status, document = self.served(body)
+            self.bought += [body] * (status == 200)
+        content = json.dumps(document).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
-    def choice(self, index, ids, body):
+    def served(self, body):
+        if len(self.bought) >= self.credit:
+            return 402, {"error": {"message": "no credit"}}
+        if len(body["prompt"]) > self.room:
+            return 400, {"error": {"message": "too long", "code": "context_length_exceeded"}}
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": 1}
+        return 200, {"choices": [self.choice(body["prompt"], body)], "usage": usage}
+
+    def choice(self, ids, body):
+        head = {"index": 0, "text": "", "finish_reason": "length"}
         if not body.get("echo"):
             sampling = Sampling(max_tokens=body["max_tokens"], temperature=0, stop=body["stop"])
             [done] = self.generator.generate([ids], sampling, end=self.generator.ends(None))
-            return {"index": index, "text": done.text}
+            return head | {"text": done.text, "finish_reason": done.finish_reason}
         if not self.tells:
-            return {"index": index, "text": "", "logprobs": None}
+            return head | {"logprobs": None}
         with torch.inference_mode():
             logprobs = self.generator.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         given = [None, *logprobs[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0].tolist(), 0.0]
         top = [None, *({"": best} for best in logprobs.max(-1).values.tolist())]
-        return {"index": index, "text": "", "logprobs": {"token_logprobs": given, "top_logprobs": top}}
+        return head | {"logprobs": {"token_logprobs": given, "top_logprobs": top}}
 
     def log_message(self, *_):
         pass
 
 
 @pytest.fixture
-def away(checkout, monkeypatch):
+def away(checkout, tmp_path, monkeypatch):
     """An endpoint that serves the checkout's model, and its handler."""
     monkeypatch.setenv("AWAY_KEY", "sk-away")
-    handler = type("Served", (Handler,), {"generator": Generator(Path("models/base")), "paths": []})
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    handler = type("Served", (Handler,), {"generator": Generator(Path("models/base")), "bought": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         name(server.server_port)
@@ -369,7 +388,91 @@ def test_a_model_at_an_endpoint_has_the_same_figures(away):
         assert {k: ours[k] for k in ("id", "prompt", "output", "scores")} == {
             k: theirs[k] for k in ("id", "prompt", "output", "scores")
         }
-    assert set(away.paths) == {"/v1/completions"}
+
+
+TWO = {"tasks": ["winogrande", "gsm8k"], "tokenizer": "models/base"}
+PRICE = {"m": {"prompt": 1000.0, "completion": 2000.0}}
+
+
+def test_no_answer_is_bought_twice(away, tmp_path, monkeypatch):
+    away.credit = 9
+    with pytest.raises(EndpointError, match="402"):
+        examine("away", **TWO)
+    away.credit = 1_000_000
+    expected = examine("away", **TWO)
+    bought = [json.dumps(body) for body in away.bought]
+    assert len(bought) == len(set(bought)) == 1 + 2 * len(ROWS["winogrande"]) + len(ROWS["gsm8k"])
+    folder = evaluate.Paths("away", "leaderboard").files
+    whose = [json.loads(line) for line in (folder / "model-requests.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in whose] == [sample["id"] for sample in expected[1]]
+    assert sorted(len(row["keys"]) for row in whose) == [1] * len(ROWS["gsm8k"]) + [2] * len(
+        ROWS["winogrande"]
+    )
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "another machine's"))
+    away.credit = 0
+    assert examine("away", **TWO) == expected
+
+
+def test_what_is_asked_of_an_endpoint_is_known_before(away):
+    evaluated = {"models": ["away"], "benchmarks": ["leaderboard"], "leaderboard": TWO}
+    common = {"seed": 42, "chat_format": "inst"}
+    recipe = {"common": common, "endpoint": {"prices": PRICE}, "evaluate": evaluated}
+    Path("params.yaml").write_text(yaml.safe_dump(recipe))
+    before = of_item("away", "leaderboard")
+    assert not away.bought
+    examine("away", **TWO)
+    count, generated = len(away.bought), len(ROWS["gsm8k"])
+    assert before.requests == Range(count, count)
+    tokens = sum(len(body["prompt"]) for body in away.bought)
+    assert before.prompt_tokens == Range(tokens, tokens)
+    assert before.completion_tokens == Range(
+        count - generated + generated * 64, count - generated + generated * 256
+    )
+    assert before.cost.low == pytest.approx((tokens * 1000 + before.completion_tokens.low * 2000) / 1e6)
+    after = of_item("away", "leaderboard")
+    assert (after.cached, after.requests) == (count, Range(0, 0))
+
+
+def test_the_cap_holds_for_all_tasks_together(away):
+    endpoint = Endpoint(prices=PRICE, max_cost=2.8, max_in_flight=1)
+    run = evaluate.Params(seed=42, chat_format="inst", batch_tokens=2048, endpoint=endpoint, leaderboard=TWO)
+    with pytest.raises(BudgetError):
+        evaluate.run(evaluate.Paths("away", "leaderboard"), run)
+    spent = sum(len(body["prompt"]) * 1000 + 2000 for body in away.bought) / 1e6
+    assert 1 < spent <= 2.8
+
+
+def test_a_prompt_that_the_endpoint_turns_away_is_counted(away):
+    away.room = 200
+    metrics, found = examine("away", **TWO)
+    assert (metrics["n"], metrics["skipped"]) == (len(ROWS["winogrande"]), len(ROWS["gsm8k"]))
+    for sample in found:
+        assert (
+            (sample["output"] is None)
+            == sample["id"].startswith("gsm8k")
+            == ("over-length" in sample["note"])
+        )
+
+
+def test_an_answer_without_the_scores_that_were_asked_for_is_none():
+    asked = Request((), models.GREEDY, tokens=array("i", [5, 6, 7]), scored=2)
+    sent = query(asked, Teacher(model="m"), "m", chat_format.get("inst"), 42)
+    top = [None, {"": -1.0}, {"": -2.0, "x": -1.5}, {"": 0.0}, {"": 0.0}]
+
+    def row(own):
+        logprobs = {"token_logprobs": own, "top_logprobs": top[: len(own)]}
+        choice = {"index": 0, "text": "", "finish_reason": "length", "logprobs": logprobs}
+        return answered(sent, json.dumps({"choices": [choice]}).encode(), {})
+
+    assert scored_tokens(row([None, -1.0, -2.0, 0.0]).text) == ([-1.0, -2.0], [-1.0, -1.5])
+    assert row([None, -1.0, -2.0]).text == row([None, -1.0, -2.0, 0.0]).text
+    assert "-1.5" not in row([None, -1.0, -2.0]).response
+    for own in ([None, -1.0], [None, None, -2.0], [None, -1.0, -1.0, -2.0, 0.0], []):
+        with pytest.raises(EndpointError, match="no log-probabilities of the prompt"):
+            row(own)
+    other = query(replace(asked, scored=1), Teacher(model="m"), "m", chat_format.get("inst"), 42)
+    assert other.body == sent.body
+    assert other.key != sent.key
 
 
 def test_an_endpoint_without_log_probabilities_of_prompts_is_skipped_with_a_note(away):
@@ -396,7 +499,7 @@ def test_what_cannot_be_asked_at_all_is_skipped(checkout, settings, block, note)
 
 def test_an_endpoint_that_is_not_there_is_named(checkout):
     name(9)
-    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9.*unreachable"):
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9.*cannot be reached"):
         examine("away", tokenizer="models/base", tasks=["gsm8k"])
 
 

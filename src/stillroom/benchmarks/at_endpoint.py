@@ -5,11 +5,12 @@ models/NAME/endpoint.json, prompts ──▶ AtEndpoint.answers ──▶ replie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from stillroom.artifacts import write_jsonl
 from stillroom.benchmarks.subject import Reply, Subject
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from stillroom.benchmarks.base import Sample
     from stillroom.inference.generate import Generator
 
+Ask: TypeAlias = Callable[[Sequence[Request]], list[Answer]]
+"""answers to requests, in their order"""
 MODEL_ANSWERS, MODEL_REQUESTS = "model-answers.parquet", "model-requests.jsonl"
 """of an item's folder: the cache rows of what the model said; {id, keys}, which are whose"""
 
@@ -42,8 +45,8 @@ class AtEndpoint(Subject):
     model: EndpointModel
     endpoint: Endpoint
     before: Path
-    keys: dict[str, str] = field(default_factory=dict)
-    """of its answers, by prompt"""
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    """of its answers, by the prompt, or by the sample's id where a sample has several"""
 
     @cached_property
     def generator(self) -> Generator:
@@ -67,22 +70,41 @@ class AtEndpoint(Subject):
 
         seeds: not used; every request carries the run's seed.
         """
-        requests = [Request(tuple(prompt), sampling) for prompt in prompts]
+        with self.asking(title) as ask:
+            found = ask([Request(tuple(prompt), sampling) for prompt in prompts])
+        self.keys |= {self.prompt(p): [answer.key] for p, answer in zip(prompts, found, strict=True)}
+        return [self.reply_of(answer) for answer in found]
+
+    @contextmanager
+    def asking(self, title: str) -> Iterator[Ask]:
+        """Ask any number of times, within the limits and the money of one run.
+
+        What is asked raises EndpointError, BudgetError.
+        """
         reached = self.model.reached(self.endpoint)
         with Cache() as cache:
             snapshot.restore(self.before, cache)
             with Asker(self.model.teacher, reached, self.folder, self.chat, cache, self.seed, title) as asker:
-                found = ask_all(requests, asker)
-        self.keys |= {self.prompt(p): answer.key for p, answer in zip(prompts, found, strict=True)}
-        return [_reply(answer) for answer in found]
+                yield lambda requests: ask_all(requests, asker)
+
+    @staticmethod
+    def reply_of(answer: Answer) -> Reply:
+        """What an answer is to an examination: no text where the endpoint turned the prompt away."""
+        found = FINISHED.get(answer.finish_reason)
+        if found == "too_long":
+            return Reply(None, note="over-length: the endpoint says that the prompt does not fit the model")
+        if found == "filtered":
+            return Reply(None, note="the endpoint's filter held the answer back", failed=True)
+        return Reply(answer.text, "length" if found == "truncated" else answer.finish_reason)
 
     def keep(self, folder: Path, samples: Sequence[Sample]) -> None:
         """Write a snapshot of the answers, and which sample each is of."""
         if self.keys:
+            used = {key for some in self.keys.values() for key in some}
             with Cache() as cache:
-                snapshot.write(folder / MODEL_ANSWERS, cache, sorted(set(self.keys.values())))
-            mine = ((sample.id, self.keys.get(sample.prompt)) for sample in samples)
-            write_jsonl(folder / MODEL_REQUESTS, ({"id": id, "keys": [key]} for id, key in mine if key))
+                snapshot.write(folder / MODEL_ANSWERS, cache, used)
+            mine = ((s.id, self.keys.get(s.id) or self.keys.get(s.prompt)) for s in samples)
+            write_jsonl(folder / MODEL_REQUESTS, ({"id": id, "keys": keys} for id, keys in mine if keys))
 
 
 @dataclass
@@ -91,18 +113,12 @@ class Listener(AtEndpoint):
 
     requests: list[Request] = field(default_factory=list)
 
-    def answers(
-        self, prompts: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int], title: str
-    ) -> list[Reply]:
+    @contextmanager
+    def asking(self, title: str) -> Iterator[Ask]:
         """Empty answers, at no cost."""
-        self.requests = [Request(tuple(prompt), sampling) for prompt in prompts]
-        return [Reply("", "stop") for _ in prompts]
 
+        def noted(requests: Sequence[Request]) -> list[Answer]:
+            self.requests += requests
+            return [Answer("", "", "stop", 0, 0, False) for _ in requests]
 
-def _reply(answer: Answer) -> Reply:
-    found = FINISHED.get(answer.finish_reason)
-    if found == "too_long":
-        return Reply(None, note="over-length: the endpoint says that the prompt does not fit the model")
-    if found == "filtered":
-        return Reply(None, note="the endpoint's filter held the answer back", failed=True)
-    return Reply(answer.text, "length" if found == "truncated" else answer.finish_reason)
+        yield noted

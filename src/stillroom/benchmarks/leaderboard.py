@@ -7,7 +7,8 @@ data/benchmarks/leaderboard ──▶ lm-eval's tasks ──▶ log-probabilitie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ TITLES: dict[Task, str] = {
     "winogrande": "Winogrande",
     "gsm8k": "GSM8K",
 }
+TITLE = "evaluate leaderboard"
 CHAT = "a chat endpoint gives no log-probabilities of prompts: set `api` to completions in endpoint.json"
 NO_TOKENIZER = "an endpoint's prompts are counted in tokens: set evaluate.leaderboard.tokenizer to a folder"
 
@@ -71,12 +73,8 @@ class Leaderboard(Benchmark):
         from stillroom.benchmarks.harness import run, tasks
 
         samples: list[Sample] = []
-        with (
-            TemporaryDirectory(prefix="stillroom-") as work,
-            track("evaluate leaderboard", None, "requests") as progress,
-        ):
+        with TemporaryDirectory(prefix="stillroom-") as work, self._asked(subject) as (lm, note):
             built = {task: tasks.build(data, task, Path(work, task)) for task in present}
-            lm, note = self._model(subject, progress.advance)
             for task in present:
                 if lm is None or (note and task != "gsm8k"):
                     samples += run.skipped(task, built.pop(task), self.limit, note)
@@ -84,21 +82,29 @@ class Leaderboard(Benchmark):
                     samples += run.examine(task, built.pop(task), lm, self.limit)
         return sorted(samples, key=lambda sample: sample.id)
 
-    def _model(self, subject: Subject, on_done: Callable[[int], None]) -> tuple[Local | Remote | None, str]:
+    @contextmanager
+    def _asked(self, subject: Subject) -> Iterator[tuple[Local | Remote | None, str]]:
         """What lm-eval asks, and why it cannot be asked for log-probabilities."""
         from stillroom.benchmarks.harness import models
-        from stillroom.teacher.keys import api_key
 
         model = endpoint_model.find(subject.folder)
         if model is None:
-            return models.Local(subject.generator, subject.batch_tokens, subject.findings, on_done), ""
-        if model.api == "chat":
-            return None, CHAT
-        if self.tokenizer is None:
-            return None, NO_TOKENIZER
-        reached = model.reached(cast("AtEndpoint", subject).endpoint)
-        lm = models.Remote(model, reached, api_key(reached), Path(self.tokenizer), subject.findings, on_done)
-        return lm, lm.refusal()
+            with track(TITLE, None, "requests") as progress:
+                given = (subject.generator, subject.batch_tokens, subject.findings)
+                yield models.Local(*given, progress.advance), ""
+        elif model.api == "chat":
+            yield None, CHAT
+        elif self.tokenizer is None:
+            yield None, NO_TOKENIZER
+        else:
+            away, tokenizer = cast("AtEndpoint", subject), Path(self.tokenizer)
+            with ExitStack() as stack:
+                ask = stack.enter_context(away.asking(TITLE))
+                lm = models.Remote(away, tokenizer, ask)
+                if note := models.refusal(away, lm, ask):
+                    stack.close()
+                    lm = models.Remote(away, tokenizer, stack.enter_context(away.asking(TITLE)))
+                yield lm, note
 
     def provenance(self) -> dict[str, Any]:
         """The pinned definitions, and which lm-eval computed with them."""

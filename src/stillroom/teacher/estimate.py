@@ -240,6 +240,7 @@ def _of_model(paths: evaluate.Paths, settings: evaluate.Params) -> Estimate:
     """What is asked of a model at an endpoint; nothing of one with weights, nor where they are needed."""
     from stillroom.benchmarks.at_endpoint import MODEL_ANSWERS, Listener
     from stillroom.benchmarks.base import Questions
+    from stillroom.benchmarks.leaderboard import Leaderboard
 
     found = find(paths.folder)
     if found is None:
@@ -248,7 +249,7 @@ def _of_model(paths: evaluate.Paths, settings: evaluate.Params) -> Estimate:
             raise InputError("no such model folder", where=str(paths.folder), hint="run convert first")
         return NOTHING
     benchmark = getattr(settings, paths.benchmark)
-    if not isinstance(benchmark, Questions):
+    if not isinstance(benchmark, Questions | Leaderboard):
         return replace(NOTHING, basis=[f"what {paths.benchmark} asks of an endpoint is not counted"])
     chat, before = chat_format.get(settings.chat_format), paths.files / MODEL_ANSWERS
     room, seed = settings.batch_tokens, settings.seed
@@ -385,6 +386,7 @@ class Imagination:
         seen = Range(tokens / size * (1 - MARGIN), tokens / size * (1 + MARGIN)) if size else None
         self._per_byte = seen or Range(LIGHT, DENSE)
         self._used: set[Settings] = set()
+        self._weighed = False
         self._number = 0
 
     def answer(self, request: Request, side: Side) -> Answer:
@@ -397,6 +399,9 @@ class Imagination:
 
     def prompt_tokens(self, request: Request, side: Side) -> float:
         """What a prompt counts."""
+        if request.tokens is not None:
+            return len(request.tokens)
+        self._weighed = True
         return len(orjson.dumps(request.messages)) * _end(self._per_byte, side)
 
     def whole(self, request: Request, side: Side) -> float:
@@ -408,7 +413,9 @@ class Imagination:
         """What low and high rest on, in words."""
         lines = [self._lengths(settings) for settings in sorted(self._used, key=str)]
         ratio = self._per_byte
-        if self._all:
+        if not self._weighed:
+            lines.append("prompts are sent as tokens, and counted")
+        elif self._all:
             mean = (ratio.low + ratio.high) / 2
             lines.append(f"{mean:.2f} tokens per byte of a prompt, ± {MARGIN:.0%}: {self._all:,} answers")
         else:
@@ -431,6 +438,8 @@ class Imagination:
 
     def _length(self, request: Request, side: Side) -> float:
         """Tokens of an answer."""
+        if request.scored is not None:
+            return request.sampling.max_tokens
         self._used.add(settings := _settings(request))
         seen, most = self._observed.get(settings), request.sampling.max_tokens
         return _end(Range(seen.short, seen.long) if seen else Range(SHORT * most, LONG * most), side)
@@ -477,6 +486,7 @@ def observations(path: Path, known_as: str) -> dict[Settings, Observed]:
             SELECT *, {settings},
                 strlen(coalesce(request->'$.body.messages', request->'$.body.prompt')) AS size
             FROM responses WHERE {TEACHER} = ? AND prompt_tokens > 0 AND completion_tokens > 0
+                AND json_type(request, '$.body.prompt') IS DISTINCT FROM 'ARRAY'
         )
         GROUP BY {", ".join(names)}
     """

@@ -15,6 +15,11 @@ A request may ask for the likeliest first tokens beside the answer. The row's te
 both, so that a snapshot, which holds no responses, holds them too:
 
     {"text": "m", "first": {"m": -0.02, "M": -4.1}}      # token ──▶ log-probability
+
+It may instead ask a `/completions` endpoint how likely the last tokens of a prompt are (`echo`). The row's
+text is JSON of just those, the likeliest token's log-probability beside each one's own:
+
+    {"best": [-0.3, -0.01], "own": [-2.5, -0.01]}
 """
 
 from __future__ import annotations
@@ -22,10 +27,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from array import array
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import orjson
 
@@ -59,6 +65,10 @@ class Request:
     sample: int = 0
     first_tokens: int | None = None
     """how many of the likeliest first tokens the endpoint is to name, with their log-probabilities"""
+    tokens: array[int] | None = None
+    """a prompt for `/completions` as token ids, in the place of messages: it is sent as it is"""
+    scored: int | None = None
+    """how many of the last tokens of `tokens` the endpoint is to score; no answer is wanted"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,8 @@ def query(request: Request, teacher: Teacher, known_as: str, chat: ChatFormat, s
     """What is sent for a request, and its key. `known_as`: see `identity`."""
     sent = body(request, teacher, chat, seed)
     value = {"version": KEY_VERSION, "teacher": known_as, "sample": request.sample, "body": sent}
+    if request.scored is not None:
+        value["scored"] = request.scored
     text = canonical_json(value)
     return Query(sha256(text), text.decode(), sent)
 
@@ -133,7 +145,10 @@ def body(request: Request, teacher: Teacher, chat: ChatFormat, seed: int) -> dic
     if request.first_tokens is not None:
         chat_form = {"logprobs": True, "top_logprobs": request.first_tokens}
         sent |= chat_form if teacher.api == "chat" else {"logprobs": request.first_tokens}
-    if teacher.api == "chat":
+    if request.tokens is not None:
+        sent["prompt"] = request.tokens.tolist()
+        sent |= {"echo": True, "logprobs": 1} if request.scored is not None else {}
+    elif teacher.api == "chat":
         sent["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
     else:
         sent["prompt"] = chat.text(request.messages, prompt=True)
@@ -154,7 +169,9 @@ def answered(query: Query, response: bytes, headers: Mapping[str, str], **proven
         refusal = choice["message"].pop("refusal", None) if "message" in choice else None
         usage = document.get("usage") or {}
         text = _plain(content) or refusal or ""
-        if query.body.get("logprobs"):
+        if query.body.get("echo"):
+            text = canonical_json(_scores(query, choice)).decode()
+        elif query.body.get("logprobs"):
             text = canonical_json({"text": text, "first": _first_tokens(choice)}).decode()
         return Row(
             key=query.key,
@@ -214,6 +231,34 @@ def first_tokens(text: str) -> dict[str, float]:
     """What the text of an answer says of its first token; nothing where the prompt did not fit."""
     found: dict[str, float] = orjson.loads(text)["first"] if text else {}
     return found
+
+
+class Scores(NamedTuple):
+    """Log-probabilities of tokens, and of the likeliest token in the place of each."""
+
+    own: list[float]
+    best: list[float]
+
+
+def _scores(query: Query, choice: dict[str, Any]) -> dict[str, list[float]]:
+    """Take the echo out of an answer, and keep the `scored` tokens of it. Raises EndpointError without them.
+
+    An echo has an entry for each token of the prompt, and perhaps one for the token that comes next.
+    """
+    found = choice.pop("logprobs", None) or {}
+    own, named = found.get("token_logprobs") or [], found.get("top_logprobs") or []
+    last, scored = len(query.body["prompt"]), orjson.loads(query.text)["scored"]
+    whole = len(own) == len(named) and len(own) - last in (0, 1)
+    own, named = own[last - scored : last], named[last - scored : last]
+    if not whole or None in own or None in named:
+        what = "the endpoint sends no log-probabilities of the prompt, which the request asks for"
+        raise EndpointError(what, hint="ask a server that answers `echo` with `logprobs`, as vLLM does")
+    return {"own": own, "best": [max(each.values()) for each in named]}
+
+
+def scored_tokens(text: str) -> Scores:
+    """What the text of an answer says of the tokens that were to be scored; nothing of an empty one."""
+    return Scores(**orjson.loads(text)) if text else Scores([], [])
 
 
 def turned_away(query: Query, status: int, code: object, message: str) -> Row | None:

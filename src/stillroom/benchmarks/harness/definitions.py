@@ -15,6 +15,20 @@ from stillroom.errors import ParamsError
 SUBJECTS = "mmlu/default/mmlu_*.yaml"
 
 
+def place(name: str) -> str:
+    """What the ids of a task's samples begin with, by lm-eval's name of it.
+
+    >>> place("mmlu_high_school_physics"), place("arc_challenge")
+    ('mmlu/high_school_physics', 'arc_challenge')
+    """
+    return f"mmlu/{name.removeprefix('mmlu_')}" if name.startswith("mmlu_") else name
+
+
+def sample_id(name: str, number: int) -> str:
+    """A question's id."""
+    return f"{place(name)}/{number:05}"
+
+
 @dataclass(frozen=True)
 class Definition:
     """A task as the leaderboard sets it.

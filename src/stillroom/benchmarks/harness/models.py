@@ -1,10 +1,10 @@
-"""The models that lm-evaluation-harness asks; what they answer is on disk before the next batch begins.
+"""The models that lm-evaluation-harness asks; what they answer is on disk before it is used.
 
 Generator ──▶ Local; endpoint.json ──▶ Remote; requests ──▶ either ──▶ log-probabilities and answers
 
 lm-eval's own cache of answers names the question and not the model that answered it, so that a second model
 gets the first one's log-probabilities. It is not used: `Findings` are of one model, on one data set, with
-one block of settings.
+one block of settings, and the response cache's keys name the model.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from torch import Tensor
@@ -27,17 +27,28 @@ from transformers import AutoConfig
 
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.benchmarks.findings import Findings
+from stillroom.benchmarks.harness.definitions import sample_id
 from stillroom.chat_format import load_tokenizer
-from stillroom.endpoint_model import EndpointModel
-from stillroom.errors import EndpointError, ModelError
+from stillroom.errors import BudgetError, EndpointError, ModelError
 from stillroom.inference.generate import Generator, batches
 from stillroom.params import Endpoint, Sampling
-from stillroom.teacher.keys import redacted
+from stillroom.teacher.keys import api_key
+from stillroom.teacher.requests import Answer, Request, body, scored_tokens
+
+if TYPE_CHECKING:
+    from stillroom.benchmarks.at_endpoint import Ask, AtEndpoint
+    from stillroom.benchmarks.subject import Reply
 
 ANSWER_TOKENS = 256
 """most tokens of an answer that is generated: lm-eval's own default"""
 LENGTH = 2048
 """positions of a model at an endpoint whose tokenizer does not tell: lm-eval's own default"""
+GREEDY = Sampling(max_tokens=1, temperature=0, top_p=1.0, top_k=None, repetition_penalty=None)
+"""one token, the fewest that an endpoint gives: of a prompt that is scored, nobody reads it"""
+PROBE = ("The ferry leaves", " at nine.")
+"""context and continuation, by which an endpoint shows whether it scores any"""
+HOPELESS = (401, 402, 403, 404, 429)
+"""statuses that say nothing about the kind of request"""
 
 Scored = tuple[float, bool]
 """log-probability of a continuation, and whether it is the greedy one"""
@@ -162,95 +173,92 @@ class Local(HFLM):  # type: ignore[misc]
 
 
 class Remote(LocalCompletionsAPI):  # type: ignore[misc]
-    """A model at an endpoint, asked as lm-eval does: `POST /completions`, with `echo` and `logprobs`."""
+    """A model at an endpoint, asked what lm-eval's `local-completions` asks, as a teacher is.
 
-    def __init__(
-        self,
-        model: EndpointModel,
-        endpoint: Endpoint,
-        secret: str | None,
-        tokenizer: Path,
-        findings: Findings,
-        on_done: Callable[[int], None],
-    ) -> None:
-        """tokenizer: folder of the model's own; prompts are sent as its tokens."""
+    Prompts are token ids; continuations are scored by `echo` and `logprobs`. Every answer is in the response
+    cache before it is used.
+    """
+
+    def __init__(self, subject: AtEndpoint, tokenizer: Path, ask: Ask) -> None:
+        """tokenizer: folder of the model's own; prompts are sent as its tokens.  ask: of the run."""
         known = load_tokenizer(tokenizer)
         super().__init__(
-            base_url=f"{model.base_url.rstrip('/')}/completions",
-            model=model.model,
+            base_url=f"{subject.model.base_url.rstrip('/')}/completions",
+            model=subject.model.model,
             tokenizer=str(tokenizer),
             tokenizer_backend="huggingface",
             add_bos_token=known("a").input_ids[0] == known.bos_token_id,
-            num_concurrent=max(2, endpoint.max_in_flight),
-            max_retries=endpoint.max_attempts,
-            timeout=int(endpoint.timeout),
             max_length=positions(tokenizer, known),
-            header={"Authorization": f"Bearer {secret}"} if secret else {"User-Agent": "stillroom"},
         )
-        self.cache_hook = _Kept(findings, on_done)
-        self._secret, self._findings, self._on_done = secret, findings, on_done
+        self._subject, self._ask = subject, ask
+        self.unanswered: dict[str, Reply] = {}
+        """samples of which the endpoint turned a prompt away: what lm-eval makes of them is no score"""
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Scored]:
-        """How likely each continuation is."""
-        return [(score, bool(same)) for score, same in self._asked("loglikelihood", requests)]
+        """How likely each continuation is. Raises EndpointError, BudgetError."""
+        encoded = super().loglikelihood(requests, disable_tqdm=True)
+        found = self._asked(requests, [self.scoring(context, then) for _, context, then in encoded])
+        return [likelihood_of(answer) for answer in found]
+
+    def _loglikelihood_tokens(self, requests: list[Encoded], **_: Any) -> list[Encoded]:
+        """lm-eval's tokens, for `loglikelihood` to ask about."""
+        return requests
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """The greedy answer to each prompt."""
-        return self._asked("generate_until", requests)
+        """The greedy answer to each prompt. Raises EndpointError, BudgetError."""
+        posed = []
+        for request in requests:
+            prompt, settings = request.args
+            ids = self.tok_encode(prompt, add_special_tokens=self.add_bos_token)
+            sampling = GREEDY.model_copy(update={"max_tokens": ANSWER_TOKENS, "stop": settings["until"]})
+            posed.append(Request((), sampling, tokens=array("i", ids[-(self.max_length - ANSWER_TOKENS) :])))
+        return [answer.text for answer in self._asked(requests, posed)]
 
-    def _asked(self, method: str, requests: list[Instance]) -> list[Any]:
-        """Ask for what was not found before. Raises EndpointError."""
-        keys = [asked_key(method, request.args) for request in requests]
-        new = {key: r for key, r in zip(keys, requests, strict=True) if key not in self._findings}
-        self._on_done(len(requests) - len(new))
-        if new:
-            try:
-                getattr(super(), method)(list(new.values()), disable_tqdm=True)
-            except Exception as error:
-                hint = "what was answered is kept: run again"
-                reason = redacted(str(error), self._secret)
-                raise EndpointError(f"no answer ({reason})", where=self.base_url, hint=hint) from None
-        return [self._findings[key] for key in keys]
+    def scoring(self, context: list[int], continuation: list[int]) -> Request:
+        """The request that scores a continuation; the beginning of what is too long is left out."""
+        ids = array("i", (context + continuation)[-self.max_length :])
+        return Request((), GREEDY, tokens=ids, scored=len(continuation))
 
-    def refusal(self) -> str:
-        """Why this endpoint cannot be asked for log-probabilities of a prompt; empty where it can.
-
-        Raises EndpointError where it cannot be reached.
-        """
-        ids = self.tok_encode("The ferry leaves at nine.")
-        payload = self._create_payload([ids], generate=False)
-        try:
-            response = requests.post(self.base_url, json=payload, headers=self.header, timeout=self.timeout)
-        except requests.RequestException as error:
-            raise EndpointError(f"unreachable ({error})", where=self.base_url) from None
-        if response.status_code in (401, 403) or response.status_code >= 500:
-            raise EndpointError(f"it answers {response.status_code} {response.reason}", where=self.base_url)
-        try:
-            given = response.json()["choices"][0]["logprobs"]["token_logprobs"]
-            whole = len(given) == len(ids) + 1 and all(isinstance(value, float) for value in given[1:-1])
-        except (ValueError, KeyError, IndexError, TypeError):
-            whole = False
-        if whole:
-            return ""
-        return f"the endpoint gives no log-probabilities of prompts (it answers {response.status_code})"
+    def _asked(self, requests: Sequence[Instance], posed: Sequence[Request]) -> list[Answer]:
+        """The answers; their keys are noted, and what the endpoint turned away."""
+        found = self._ask(posed)
+        for request, answer in zip(requests, found, strict=True):
+            id, reply = sample_id(request.task_name, request.doc_id), self._subject.reply_of(answer)
+            self._subject.keys.setdefault(id, []).append(answer.key)
+            if reply.text is None:
+                self.unanswered[id] = reply
+        return found
 
 
-class _Kept(CacheHook):  # type: ignore[misc]
-    """Where lm-eval's clients tell each answer as it comes."""
+def refusal(subject: AtEndpoint, lm: Remote, ask: Ask) -> str:
+    """Why an endpoint cannot be asked for log-probabilities of a prompt; empty where it can.
 
-    def __init__(self, findings: Findings, on_done: Callable[[int], None]) -> None:
-        super().__init__(None)
-        self._findings, self._on_done = findings, on_done
+    Raises EndpointError where it does not answer, BudgetError. After a refusal `ask` asks no more.
+    """
+    probe = lm.scoring(*map(lm.tok_encode, PROBE))
+    try:
+        [answer] = ask([probe])
+    except BudgetError:
+        raise
+    except EndpointError:
+        sent = body(probe, subject.model.teacher, subject.chat, subject.seed)
+        status = answers_with(lm.base_url, sent, subject.model.reached(subject.endpoint))
+        if status is None or status in HOPELESS or status >= 500:
+            raise
+        return f"the endpoint gives no log-probabilities of prompts (it answers {status})"
+    subject.keys["probe"] = [answer.key]
+    return ""
 
-    def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
-        """Keep it."""
-        self._findings.add({asked_key(attr, req): res})
-        self._on_done(1)
 
-
-def asked_key(method: str, arguments: Sequence[Any]) -> str:
-    """What an answer is kept under: the request."""
-    return f"{method}/{sha256(canonical_json(list(arguments)))}"
+def answers_with(url: str, sent: dict[str, Any], endpoint: Endpoint) -> int | None:
+    """The status of the answer to a request; None where there is no answer."""
+    secret = api_key(endpoint)
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    try:
+        response = requests.post(url, json=sent, headers=headers, timeout=endpoint.timeout)
+    except requests.RequestException:
+        return None
+    return int(response.status_code)
 
 
 def by_length(rows: list[Row], batch_tokens: int) -> Iterator[list[Row]]:
@@ -273,6 +281,12 @@ def positions(folder: Path, tokenizer: Any) -> int:
             return int(known)
     length: int = tokenizer.model_max_length
     return length if length < 10**9 else LENGTH
+
+
+def likelihood_of(answer: Answer) -> Scored:
+    """What an endpoint says of a continuation."""
+    found = scored_tokens(answer.text)
+    return float(sum(found.own)), found.own == found.best
 
 
 def likelihood(known: Tensor, continuation: list[int]) -> Scored:

@@ -10,14 +10,12 @@ from functools import partial
 from typing import Any
 
 import lm_eval.api.task
-import lm_eval.models.api_models
 import numpy as np
 from lm_eval import evaluate
 from tqdm import tqdm
-from tqdm.asyncio import tqdm_asyncio
 
-from stillroom.benchmarks.base import Sample, Scores
-from stillroom.benchmarks.harness.definitions import DEFINITIONS
+from stillroom.benchmarks.base import Sample, Scores, Status
+from stillroom.benchmarks.harness.definitions import DEFINITIONS, place, sample_id
 from stillroom.benchmarks.harness.models import ANSWER_TOKENS, Local, Remote
 
 Logged = dict[str, Any]
@@ -58,16 +56,18 @@ def samples(task: str, built: Any, logged: Sequence[Logged], lm: Local | Remote)
         if any(is_cut(text, lm, ANSWER_TOKENS if task == "gsm8k" else 0) for text in contexts):
             scores["truncated"] = 1.0
         id, group = names(task, built, row["doc_id"])
-        prompt = prompt_of(built, row["doc"], contexts)
-        yield Sample(id, group, prompt, output(task, built, row), golds(task, built, row["doc"]), scores)
+        prompt, gold = prompt_of(built, row["doc"], contexts), golds(task, built, row["doc"])
+        if isinstance(lm, Remote) and (missing := lm.unanswered.get(id)):
+            status: Status = "failed" if missing.failed else "skipped"
+            yield Sample(id, group, prompt, None, gold, {}, status, missing.note)
+        else:
+            yield Sample(id, group, prompt, output(task, built, row), gold, scores)
 
 
 def names(task: str, built: Any, number: int) -> tuple[str, str]:
     """A question's id and group: questions of one subject of MMLU are a group, all others stand alone."""
-    if task != "mmlu":
-        return f"{task}/{number:05}", f"{task}/{number:05}"
-    group = f"mmlu/{built.task_name.removeprefix('mmlu_')}"
-    return f"{group}/{number:05}", group
+    id = sample_id(built.task_name, number)
+    return id, place(built.task_name) if task == "mmlu" else id
 
 
 def prompt_of(built: Any, doc: Logged, contexts: Sequence[str]) -> str:
@@ -107,7 +107,4 @@ def is_cut(text: str, lm: Local | Remote, answer: int) -> bool:
 
 def quiet() -> None:
     """Take lm-eval's progress bars away: `stillroom.progress` shows one."""
-    silent = partial(tqdm, disable=True)
-    lm_eval.api.task.tqdm = silent
-    lm_eval.models.api_models.tqdm = silent
-    lm_eval.models.api_models.tqdm_asyncio.gather = partial(tqdm_asyncio.gather, disable=True)
+    lm_eval.api.task.tqdm = partial(tqdm, disable=True)
