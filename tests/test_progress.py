@@ -51,7 +51,7 @@ def test_the_bar_fits_80_columns_and_reads_the_note_as_it_is_drawn(capsys, monke
 
 def test_what_is_taken_from_tracked_is_counted(capsys):
     assert list(tracked("abc", "letters", 3, "letters")) == ["a", "b", "c"]
-    assert "letters: 3/3 letters" in capsys.readouterr().err
+    assert re.fullmatch(r"letters: 3/3 letters, [\d.]+[KMG]?/s, done\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ class Tracker:
         self._due = now + self._every
         rate = self.done / max(now - self._start, 1e-9)
         count = f"{counted(self.done, self.total)} {self.unit}"
-        left = f"{clock((self.total - self.done) / rate)} left" if self.total and rate else ""
+        ahead = max(0, (self.total or 0) - self.done)
+        left = f"{clock(ahead / rate)} left" if ahead and rate else ""
         said = ", ".join(part for part in (count, per_second(rate), left, note) if part)
         print(f"{self.title}: {said}", file=sys.stderr, flush=True)
 
