@@ -73,6 +73,8 @@ class Counts:
     """answers"""
     distinct: int = 0
     """different ones"""
+    tokens: int = 0
+    """of prompts and answers"""
     refused: int = 0
     """429 of a limit"""
     faults: dict[str, int] = field(default_factory=dict)
@@ -162,17 +164,23 @@ class Teacher:
         self.seen.add(hash(body))
         counts.bought += 1
         counts.distinct = len(self.seen)
+        counts.tokens += tokens(body)
         counts.in_flight += 1
         counts.most_in_flight = max(counts.most_in_flight, counts.in_flight)
+
+
+def tokens(body: bytes) -> int:
+    """Of a prompt and its answer."""
+    return len(body) // 4 + ANSWER_TOKENS
 
 
 def answer(chat: bool, body: bytes) -> str:
     """The JSON of a completion."""
     digest = hashlib.blake2b(body, digest_size=8).hexdigest()
-    prompt = len(body) // 4
+    total = tokens(body)
     kind = "chat.completion" if chat else "text_completion"
     content = (CHAT if chat else TEXT) % f"Answer {digest}. {FILLER}"
-    return ANSWER % (digest, kind, content, prompt, ANSWER_TOKENS, prompt + ANSWER_TOKENS)
+    return ANSWER % (digest, kind, content, total - ANSWER_TOKENS, ANSWER_TOKENS, total)
 
 
 def error(status: int, message: str) -> str:
@@ -239,7 +247,7 @@ class Connection(asyncio.Protocol):
             self.send(400, error(400, "[] is too short - 'messages'"), teacher.limit_headers(None))
             return
         teacher.counts.first_request = teacher.counts.first_request or time.monotonic()
-        wait = teacher.refusal(len(body) // 4 + ANSWER_TOKENS)
+        wait = teacher.refusal(tokens(body))
         if wait is not None:
             self.send(429, error(429, "Rate limit reached."), teacher.limit_headers(wait))
             return

@@ -41,7 +41,7 @@ WORDS = ("explain", "compare", "table", "history", "function", "model", "query",
 WORDS_PER_TURN = 150
 """about 1 KB"""
 REQUEST_TOKENS = 540
-"""of a prompt and its answer, as the server counts"""
+"""of a prompt and its answer, about; each client's requests are a little longer or shorter"""
 SLOTS = 100
 """requests at a time that a server of limited capacity takes"""
 
@@ -387,9 +387,9 @@ def limits(bench: Bench) -> None:
         for headers in ("x-ratelimit", "retry-after", "none"):
             cell = Cell(amount, in_flight=in_flight, scenario=((name, limit), ("headers", headers)))
             for client in clients:
-                show_limit((name, headers, client.name), cell, bench.measure(client, cell), per_minute / 60)
+                show_limit((name, headers, client.name), cell, bench.measure(client, cell), limit / 60)
         known = replace(cell, endpoint=((name, limit),))
-        show_limit((name, "none", "ours, told the limit"), known, bench.measure(OURS, known), per_minute / 60)
+        show_limit((name, "none", "ours, told the limit"), known, bench.measure(OURS, known), limit / 60)
     for headers in ("retry-after", "none"):
         cell = Cell(2 * amount, in_flight=256, scenario=(("slots", SLOTS), ("headers", headers)))
         for client in clients:
@@ -400,10 +400,11 @@ def limits(bench: Bench) -> None:
 def show_limit(
     labels: tuple[str, str, str], cell: Cell, run: Run, allowed: float, saved: float = 1.0
 ) -> None:
-    """One row: the share of what the server let through in that time, `allowed` a second and `saved` seconds'
-    worth at the start."""
+    """One row: the share of what the server let through in that time, `allowed` requests or tokens a second
+    and `saved` seconds' worth at the start."""
     counts = run.counts
-    share = counts["distinct"] / (allowed * (run.seconds + saved))
+    used = counts["tokens" if labels[0] == "tokens_per_minute" else "distinct"]
+    share = used / (allowed * (run.seconds + saved))
     refused = counts["refused"] / (counts["refused"] + counts["bought"])
     lost = cell.requests - counts["distinct"]
     print(
