@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -222,6 +223,8 @@ def report(
 
 def main() -> None:
     """Run the command line; an error of ours is one message and exit code 1, Ctrl-C is 130."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no `–` shows `?`
     try:
         app()
     except StillroomError as error:
