@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stillroom.artifacts import canonical_json, sha256, write_jsonl
+from stillroom.artifacts import canonical_json, sha256, write_json, write_jsonl
 from stillroom.errors import InputError, ParamsError
 from stillroom.params import Endpoint, Price, Teacher
 from stillroom.reporting import tables, twins
@@ -118,6 +118,17 @@ def test_a_baseline_that_is_not_examined_is_refused(reports):
         written(report.Params(baseline="qwen"))
     assert "base, tuned" in failure.value.hint
     assert not report.Paths().page.exists()
+
+
+def test_how_far_a_judge_agrees_with_itself_stands_beside_its_figure(reports):
+    for model, found in (("base", {"judge_consistency": 0.514}), ("tuned", {"judge": {"consistency": None}})):
+        path = reports / f"metrics/evaluate/{model}/raft.json"
+        write_json(path, json.loads(path.read_text()) | found)
+    html, _ = written()
+    assert html.count("<small>judge consistent on 51 %</small>") == 1
+    assert "| 20, judge consistent on 51 % |" in report.Paths().markdown.read_text()
+    lines = csv.DictReader(report.Paths().table.open())
+    assert [line["model"] for line in lines if line["judge_consistency"]] == ["base"]
 
 
 def test_models_stand_in_the_recipes_order_behind_the_baseline(reports):

@@ -101,11 +101,18 @@ def counted(number: int, what: str) -> str:
     return f"{figure(number)} {what}" if number == 1 else f"{figure(number)} {what}s"
 
 
+def agreement(row: dict[str, Any]) -> str:
+    """Of a row whose judge was asked twice, with the answers swapped: how often it said the same."""
+    share = row.get("judge_consistency")
+    return "" if share is None else f"judge consistent on {100 * share:.0f} %"
+
+
 def samples(row: dict[str, Any]) -> str:
-    """How many samples were scored, in how many groups, how many were not, and how many answers are cut."""
+    """How many samples were scored, in how many groups; how many were not, or are cut; how sure the judge is."""
     if "n" not in row:
         return "not examined"
     n, groups = row["n"], row.get("groups")
     parts = [figure(n)] + ([counted(groups, "group")] if groups not in (None, n) else [])
     counts = ("failed", "skipped", "cut")
-    return ", ".join(parts + [f"{figure(row[key])} {key}" for key in counts if row.get(key)])
+    parts += [f"{figure(row[key])} {key}" for key in counts if row.get(key)]
+    return ", ".join(filter(None, (*parts, agreement(row))))

@@ -15,7 +15,16 @@ from stillroom.benchmarks import BENCHMARKS
 from stillroom.benchmarks.base import Sample
 from stillroom.reporting import figures, provenance, tables, twins
 from stillroom.reporting.inputs import Inputs
-from stillroom.reporting.numbers import VERDICTS, figure, plain, price, reasons, shared, signed
+from stillroom.reporting.numbers import (
+    VERDICTS,
+    agreement,
+    figure,
+    plain,
+    price,
+    reasons,
+    shared,
+    signed,
+)
 from stillroom.stages import STAGES
 
 
@@ -29,7 +38,8 @@ def page(inputs: Inputs, results: dict[str, Any], title: str) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"figure": figure, "signed": signed, "reasons": reasons, "plain": plain}
-    environment.filters |= {"flat": flat, "short": short, "price": price, "marked": marked, "shared": shared}
+    environment.filters |= {"flat": flat, "short": short, "price": price, "marked": marked}
+    environment.filters |= {"shared": shared, "agreement": agreement}
     return environment.get_template("page.html.j2").render(
         title=title,
         version=stillroom.__version__,

@@ -69,6 +69,12 @@ def table(
             figure = metrics.get("headline") if part is None else metrics.get("parts", {}).get(part.key)
             counted = ("n", "failed", "skipped", "cut") if part is None else ()
             row |= {key: metrics.get(key, 0) for key in counted} | (figure or {})
+            judge = (
+                None
+                if part
+                else metrics.get("judge_consistency", metrics.get("judge", {}).get("consistency"))
+            )
+            row |= {} if judge is None else {"judge_consistency": judge}
         rows.append(row)
     measured = [f"{row['name']}, {row['better']} is better" for row in rows if "name" in row]
     return {

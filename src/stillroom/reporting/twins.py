@@ -51,6 +51,7 @@ def as_csv(results: Row) -> str:
         "failed",
         "skipped",
         "cut",
+        "judge_consistency",
         "method",
     )
     columns = [
