@@ -108,7 +108,7 @@ def agreement(row: dict[str, Any]) -> str:
 
 
 def samples(row: dict[str, Any]) -> str:
-    """How many samples were scored, in how many groups; how many were not, or are cut; how sure the judge is."""
+    """Samples scored, and in how many groups; how many were not, or are cut; how sure a judge is."""
     if "n" not in row:
         return "not examined"
     n, groups = row["n"], row.get("groups")
