@@ -116,7 +116,8 @@ def repair() -> None:
     if done.kept is None:
         typer.echo(f"no damage: {done.answers:,} answers")
         return
-    typer.echo(f"{done.answers:,} answers saved, {done.unreadable:,} are unreadable")
+    saved = f"{done.answers:,} answers saved, {done.unreadable:,} are unreadable"
+    typer.echo(saved if done.answers or done.unreadable else "nothing in it can be read")
     typer.echo(f"the damaged file is kept as {done.kept}")
     typer.echo("`stillroom cache import SNAPSHOT` refills from data/interim/*-answers.parquet")
 
