@@ -98,6 +98,7 @@ def test_case_is_ignored_as_the_expressions_alone_would(text):
     [
         (r"as an AI (language )?model", ["as an ai "]),
         (r"(made|trained) by OpenAI", [" by openai"]),
+        (r"help\.openai\.com|openai'?s? (content|usage) polic", ["openai"]),
         (r"help\.openai\.com|policies?", ["openai", "policie"]),
         (r"colou?r(ed)*s+ [a-z]{2}\bword", ["colo"]),
         (r"too many{2,3}x", ["too man"]),

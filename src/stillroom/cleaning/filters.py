@@ -159,7 +159,7 @@ def required(pattern: str) -> list[str]:
             if depth == 0 and token[0] in "*?{":
                 stretches[-1][-1] = stretches[-1][-1][:-1]
             stretches[-1].append("")
-    longest = [max(alternative, key=len) for alternative in stretches]
+    longest = list(dict.fromkeys(max(alternative, key=len) for alternative in stretches))
     usable = "(?" not in pattern and min(map(len, longest)) >= SHORTEST_REQUIRED
     return longest if usable else []
 

@@ -42,10 +42,13 @@ class Likeness:
 
     def shingles(self, messages: Sequence[Message]) -> Shingles:
         """Runs of `ngram` words, case and punctuation aside; a shorter text is one shingle."""
+        return _system(messages), frozenset(self._runs(messages))
+
+    def _runs(self, messages: Sequence[Message]) -> list[str]:
+        """The shingles as they come; some perhaps more than once."""
         words = [word for m in messages if m.role == "user" for word in words_of(m.content.lower())]
         runs = zip(*(words[i:] for i in range(self.ngram)), strict=False)
-        found = frozenset(map(" ".join, runs)) or frozenset([" ".join(words)])
-        return "".join(m.content for m in messages if m.role == "system"), found
+        return list(map(" ".join, runs)) or [" ".join(words)]
 
     @functools.cached_property
     def banding(self) -> tuple[int, int]:
@@ -60,13 +63,16 @@ class Likeness:
         """A key for each band of the signature; of numbers Python's hash is the same in all processes."""
         from rensa import RMinHash
 
-        system, shingles = self.shingles(messages)
         sketch = RMinHash(num_perm=self.permutations, seed=SEED)
-        sketch.update(list(shingles))
+        sketch.update(self._runs(messages))
         count, rows = self.banding
         values = sketch.digest()
-        salt = zlib.crc32(system.encode())
+        salt = zlib.crc32(_system(messages).encode())
         return tuple(hash((salt, n, *values[n * rows : (n + 1) * rows])) for n in range(count))
+
+
+def _system(messages: Sequence[Message]) -> str:
+    return "".join(m.content for m in messages if m.role == "system")
 
 
 def words_of(text: str) -> list[str]:

@@ -24,9 +24,11 @@ REMEMBERED = 64
 def near(scratch: Scratch, likeness: Likeness) -> Check:
     """Says so of a conversation that is like an earlier one which passed, and of which and how much."""
     scratch.database.execute("CREATE TABLE bands (key INTEGER PRIMARY KEY, start INTEGER, length INTEGER)")
-    marks = ",".join("?" * likeness.banding[0])
+    count, _ = likeness.banding
+    marks = ",".join("?" * count)
     select = f"SELECT DISTINCT start, length FROM bands WHERE key IN ({marks}) ORDER BY start"
-    insert = "INSERT OR IGNORE INTO bands VALUES (?, ?, ?)"
+    rows = ",".join(f"(?{n}, ?{count + 1}, ?{count + 2})" for n in range(1, count + 1))
+    insert = f"INSERT OR IGNORE INTO bands VALUES {rows}"
 
     @functools.lru_cache(REMEMBERED)
     def read(place: Place) -> tuple[str, Shingles]:
@@ -40,7 +42,7 @@ def near(scratch: Scratch, likeness: Likeness) -> Check:
             identifier, theirs = read(candidate)
             if mine and (share := jaccard(mine, theirs)) >= likeness.threshold:
                 return f"shares {share:.2f} of the runs of {likeness.ngram} words with {identifier}"
-        scratch.database.executemany(insert, [(key, *place) for key in conversation.bands])
+        scratch.database.execute(insert, (*conversation.bands, *place))
         return None
 
     return check
