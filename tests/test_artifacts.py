@@ -1,6 +1,8 @@
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -29,6 +31,18 @@ def test_atomic_write_leaves_the_old_file_when_the_block_fails(tmp_path):
         half()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def fill() -> None:
+        with Path("/dev/full").open("wb") as full, artifacts.atomic_write(tmp_path / "a") as file:
+            os.dup2(full.fileno(), file.fileno())
+            file.write(b"x")
+
+    with pytest.raises(OSError, match="No space") as raised:
+        fill()
+    assert raised.value.filename == str(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path):

@@ -31,6 +31,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that meets a full disk names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
