@@ -119,6 +119,7 @@ FOREIGN = [
     "Vivimos desde hace tres años en un pueblo pequeño junto al mar, y cada mañana sale el barco.",
     "Abitiamo da tre anni in un piccolo paese sul mare, e ogni mattina parte il traghetto.",
     "We wonen al drie jaar in een klein dorp aan zee, en elke ochtend vertrekt de veerboot.",
+    "Ik word nu even boos, want dit is over een week of drie nog niet klaar.",
     "Moramos há três anos numa pequena aldeia junto ao mar, e todas as manhãs parte o barco.",
 ]
 ENGLISH = "We have lived in a small village by the sea for three years, and the ferry leaves every morning."

@@ -25,9 +25,9 @@ ENGLISH = """
 the and of that what how with you this are it have which please would should write from when your there
 they their were been not if then into about but she his my to is be or for by at we our can could does
 who why these those them than because between each such other some any only more make give explain help
-just out up its create use also he has had him know many most time like said over way may word first two
-people look made work new day good back even take want need through same think did get again both while being
-without after before where very much number find down
+just out up its create use also he has him know many most time like said way may first two people look made
+work new day good back take need through same think did get again both while being without after before where
+very much number find down
 """
 ENGLISH_WORDS = frozenset(ENGLISH.split())
 """frequent in English and hardly words of another language: of such a text the detector need not be asked"""
