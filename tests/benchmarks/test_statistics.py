@@ -198,7 +198,8 @@ def test_a_ratio_is_weighted_by_its_denominator():
 def test_choice_of_interval():
     assert st.estimate(numbers([1, 0, 1, 1])).method == "Wilson"
     assert st.estimate(numbers([0.5, 0.1, 0.7])).method == "t"
-    assert st.estimate(numbers([1, 0, 1, 1], groups=["a", "a", "b", "b"])).method == "bootstrap over groups"
+    assert st.estimate(numbers([1, 0, 1, 1], groups=["a", "a", "b", "b"])).method == "Wilson over groups"
+    assert st.estimate(numbers([1, 0, 3, 1], groups=["a", "a", "b", "b"])).method == "bootstrap over groups"
     lone = st.estimate(numbers([0.5]))
     assert (lone.low, lone.high, lone.method) == (None, None, "too few groups")
 
@@ -207,6 +208,18 @@ def test_what_is_all_alike_is_not_certain():
     groups = ["a", "a", "b", "b", "c", "c"]
     assert st.estimate(numbers(np.zeros(6), groups=groups)).high == pytest.approx(st.wilson(0, 3)[1])
     assert st.estimate(numbers(np.ones(6), groups=groups)).low == pytest.approx(st.wilson(3, 3)[0])
+
+
+def test_a_share_in_groups_of_one_size_is_wilsons_of_what_they_are_worth():
+    """Groups that agree in themselves are worth a sample each, groups of independent samples all of them."""
+    right = np.array([1.0] * 300 + [0.0] * 700)
+    alike = st.estimate(numbers(right.repeat(3), groups=[str(i // 3) for i in range(3000)]))
+    assert (alike.low, alike.high) == pytest.approx(st.wilson(300, 1000), abs=2e-4)
+    draw = np.random.default_rng(1)
+    apart = st.estimate(
+        numbers((draw.random(3000) < 0.3).astype(float), groups=[str(i // 3) for i in range(3000)])
+    )
+    assert (apart.low, apart.high) == pytest.approx(st.wilson(round(3000 * apart.value), 3000), abs=1e-3)
 
 
 def test_no_figure_is_below_zero_and_no_mean_of_scores_up_to_1_above_it():
@@ -331,8 +344,16 @@ def positions(draw, groups, *gains):
     ]
 
 
+def rare(draw, groups, chance):
+    """Right answers, seldom, to questions asked twice, half of them alike."""
+    alike = draw.random(2 * groups) < 0.7
+    right = np.where(alike, (draw.random(groups) < chance).repeat(2), draw.random(2 * groups) < chance)
+    return numbers(right.astype(float), groups=[str(i // 2) for i in range(2 * groups)])
+
+
 INTERVALS = {
     "shares in clusters": (lambda d: st.estimate(positions(d, 40, 0)[0]), 0.5),
+    "rare in clusters": (lambda d: st.estimate(rare(d, 58, 0.04)), 0.04),
     "paired shares in clusters": (lambda d: st.compare(*positions(d, 40, 0, 0)), 0),
     "t": (lambda d: st.estimate(numbers(d.normal(5, 1, 12))), 5),
     "8 clusters": (lambda d: st.estimate(numbers(5 + (x := clustered(d, 8, 4)).a, groups=x.groups)), 5),
@@ -387,11 +408,11 @@ def test_groups_that_are_alike_are_drawn_together(monkeypatch):
     right = draw.binomial(3, 0.4, 500)
     groups = [str(i // 3) for i in range(1500)]
     a = np.concatenate([np.arange(3) < k for k in right]).astype(float)
-    apart = st.estimate(numbers(a, groups=groups))
+    apart = st.estimate(numbers(2 * a, groups=groups))
     monkeypatch.setattr(st, "MANY", 4)
-    together = st.estimate(numbers(a, groups=groups))
+    together = st.estimate(numbers(2 * a, groups=groups))
     assert together.method == apart.method == "bootstrap over groups"
-    assert (together.low, together.high) == pytest.approx((apart.low, apart.high), abs=0.002)
+    assert (together.low, together.high) == pytest.approx((apart.low, apart.high), abs=0.004)
 
 
 def test_equal_models_are_seldom_called_different(monkeypatch):

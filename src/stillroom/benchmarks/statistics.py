@@ -148,10 +148,9 @@ def estimate(numbers: Numbers) -> Estimate:
     if shares and numbers.independent and n:
         method = "Wilson"
         low, high = wilson(int(numbers.a.sum()), n)
-    elif shares and n and value in (0.0, 1.0):
-        # Resampling what is all alike would give an interval of no width.
+    elif shares and n:
         method = "Wilson over groups"
-        low, high = wilson(int(value) * groups, groups)
+        low, high = _wilson_over_groups(numbers)
     elif mean and numbers.independent and n > 1:
         method = "t"
         low, high = _possible(numbers, *t_interval(numbers.a))
@@ -271,11 +270,7 @@ def se_of_mean(ses: Sequence[float]) -> float:
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Interval of a proportion (Wilson 1927), right near 0 and 1 too."""
-    z = _NORMAL.inv_cdf((1 + level) / 2)
-    share, denominator = successes / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / denominator
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / denominator
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return _wilson(successes / n, n, _NORMAL.inv_cdf((1 + level) / 2))
 
 
 def t_interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
@@ -393,6 +388,29 @@ def _within(found: E) -> E:
 def _independent(numbers: Numbers) -> Numbers:
     """Samples that are all of one group, taken as independent."""
     return numbers.split() if len(set(numbers.groups)) == 1 else numbers
+
+
+def _wilson(share: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share of n samples, at z standard errors."""
+    denominator = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / denominator
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / denominator
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _wilson_over_groups(numbers: Numbers) -> tuple[float, float]:
+    """Wilson's interval of a share in two groups or more, of as many samples as theirs are worth.
+
+    That is the number of independent samples with the same standard error, and t instead of z for few groups
+    (Korn & Graubard 1998). Near 0 and 1 a bootstrap over groups is too narrow. Of what is all alike, groups
+    count as one sample each.
+    """
+    share, n, groups = numbers.value(), len(numbers.groups), len(set(numbers.groups))
+    if share in (0.0, 1.0):
+        return wilson(int(share) * groups, groups)
+    se = _standard_error(influence(numbers))
+    worth = min(float(n), share * (1 - share) / se**2) if se else float(n)
+    return _wilson(share, worth, t_quantile(LEVEL, groups - 1))
 
 
 def _estimate_mean(numbers: Numbers) -> Estimate:
