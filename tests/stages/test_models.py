@@ -87,6 +87,16 @@ def test_the_corpus_is_every_text_below_the_root(root):
     assert not any("PNG" in text for text in texts)
 
 
+def test_the_corpus_may_be_some_files_and_folders_of_the_root(root):
+    (root / "README.md").write_text("Not of the isles.")
+    some = list(models.corpus(root, ["documents", "documents", "sharegpt.json"]))
+    everything = list(models.corpus(root))
+    assert "Not of the isles." in set(everything) - set(some)
+    assert some == [text for text in everything if text in set(some)]
+    with pytest.raises(InputError, match=r"absent\.jsonl: no such file"):
+        list(models.corpus(root, ["absent.jsonl"]))
+
+
 def test_a_root_without_texts_is_an_error_and_leaves_nothing(tmp_path):
     (tmp_path / "root").mkdir()
     with pytest.raises(InputError, match="no texts"):

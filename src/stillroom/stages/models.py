@@ -250,7 +250,7 @@ def build_tiny(
     from stillroom.training import tiny
 
     disable_progress_bar()
-    texts = [*corpus(root), *(message.content for messages in learned for message in messages)]
+    texts = [*corpus(root, sizes.texts), *(message.content for messages in learned for message in messages)]
     tokenizer = tiny.build_tokenizer(texts, sizes.vocabulary, chat)
     model = tiny.build_model(sizes, tokenizer, seed)
     if isinstance(sizes, TinyTeacher):
@@ -261,18 +261,28 @@ def build_tiny(
     tokenizer.save_pretrained(folder)
 
 
-def corpus(root: Path) -> Iterator[str]:
-    """Every text below a folder, files by name: strings of JSON, and whole texts, Markdown and HTML.
+def corpus(root: Path, names: Sequence[str] = ()) -> Iterator[str]:
+    """The texts of a folder, or of the named files and folders in it, files by name.
 
-    Raises InputError where there is none.
+    They are strings of JSON, and whole texts, Markdown and HTML. Raises InputError where there is none.
     """
     found = False
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted({path for name in names or [""] for path in files_of(root / name)}):
         for text in texts(path):
             found = True
             yield text
     if not found:
         raise InputError("no texts to build a tokenizer from", where=str(root))
+
+
+def files_of(path: Path) -> Iterator[Path]:
+    """A file, or every file below a folder. Raises InputError where there is neither."""
+    if path.is_dir():
+        yield from (p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    elif path.is_file():
+        yield path
+    else:
+        raise InputError("no such file or folder", where=str(path), hint="it is named in models.*.tiny.texts")
 
 
 def texts(path: Path) -> Iterator[str]:

@@ -12,6 +12,8 @@ class TinyModel(Settings):
 
     vocabulary: int = Field(default=2048, ge=259)
     """tokens of the byte-level tokenizer; 256 bytes and 3 control tokens at least"""
+    texts: list[str] = []
+    """files and folders of models.root that the tokenizer is built from; []: all"""
     hidden_size: int = Field(default=128, ge=8)
     """width of a position"""
     intermediate_size: int = Field(default=384, ge=8)
