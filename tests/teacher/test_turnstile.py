@@ -141,4 +141,4 @@ def test_answers_and_commits_that_come_together_are_dealt_with_a_few_a_pass(tmp_
     ):
         asker.run(lambda: map(two_turns, range(count)), lambda *_: None)
     assert stored.total() == used.total() == 2 * count
-    assert max(*stored.values(), *used.values()) <= client.TOGETHER
+    assert max(*stored.values(), *used.values()) <= client.together(count) < count / 4

@@ -66,8 +66,6 @@ PLACES = 1024
 """conversations that are open at least: at 2,000 answers a second some 300 wait for their commit"""
 WINDOW = 2048
 """dialogues that are looked up in the cache together"""
-TOGETHER = 8
-"""answers that are taken in, and committed ones that are used, in one pass of the event loop"""
 DAY = 86_400.0
 
 T = TypeVar("T")
@@ -101,7 +99,7 @@ class Asker:
         self._used: set[str] = set()
         self._in_progress: dict[str, asyncio.Future[Row]] = {}
         self._sending: set[asyncio.Task[Any]] = set()
-        self._arrivals, self._commits = Turnstile(TOGETHER), Turnstile(TOGETHER)
+        self._arrivals, self._commits = (Turnstile(together(endpoint.max_in_flight)) for _ in range(2))
         self._failure: StillroomError | None = None
         self._reached = False
         self._secret = api_key(endpoint) if endpoint.base_url else None
@@ -507,6 +505,14 @@ class Asker:
     def _describe(self, error: Refused | Unanswered) -> str:
         """What happened, in one line, without the key."""
         return redacted(" ".join(str(error).split())[:300], self._secret)
+
+
+def together(in_flight: int) -> int:
+    """How many answers are taken in, or used, in one pass of the event loop: an eighth, and not less than 8.
+
+    Fewer cost passes, and more would leave the teacher idle: see `stillroom.teacher.turnstile`.
+    """
+    return max(8, in_flight // 8)
 
 
 @contextmanager
