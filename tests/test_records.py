@@ -28,18 +28,19 @@ def test_two_records_with_one_id_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "message"),
     [
-        '{"id": "x"}',
-        '{"id": "", "source": "s", "messages": []}',
-        '{"id": "x", "source": "s", "messages": [{"role": "bot", "content": "hi"}]}',
-        '{"id": "x", "source": "s", "messages": [{"role": "user", "content": null}]}',
-        '{"id": "x", "source": "s", "messages": [1]}',
+        ('{"id": "x"}', "`messages` is missing"),
+        ('{"id": "x", "messages": []}', "`source` is missing"),
+        ('{"id": "", "source": "s", "messages": []}', "`id` must be"),
+        ('{"id": "x", "source": "s", "messages": [{"role": "bot", "content": "hi"}]}', "bad message"),
+        ('{"id": "x", "source": "s", "messages": [{"role": "user", "content": null}]}', "bad message"),
+        ('{"id": "x", "source": "s", "messages": [1]}', "a list of {role, content}"),
     ],
 )
-def test_a_malformed_record_is_named(tmp_path, line):
+def test_a_malformed_record_is_named(tmp_path, line, message):
     path = tmp_path / "c.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         list(read_conversations(path))
     assert raised.value.where == f"{path}:1"

@@ -45,8 +45,11 @@ def conversation(row: dict[str, Any], where: str) -> Conversation:
     try:
         messages = tuple(Message(m["role"], m["content"]) for m in row["messages"])
         record = Conversation(row["id"], row["source"], messages, row.get("meta", {}))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"not a conversation record: {error!r}", where=where) from None
+    except KeyError as error:
+        raise InputError(f"not a conversation record: `{error.args[0]}` is missing", where=where) from None
+    except TypeError:
+        what = "not a conversation record: `messages` must be a list of {role, content}"
+        raise InputError(what, where=where) from None
     if not isinstance(record.id, str) or not record.id:
         raise InputError("`id` must be a non-empty string", where=where)
     for message in messages:
