@@ -119,6 +119,18 @@ def test_what_has_no_answer_counts_in_its_own_context(data):
     assert (plain["failed"], plain["value"]) == (8, None)
 
 
+def test_cut_answers_are_counted_with_the_questions_that_are_measured(data):
+    class Wordy(Reader):
+        def answers(self, prompts, sampling, seeds, title):
+            return [Reply(self.read(prompt[-1].content), "length") for prompt in prompts]
+
+    metrics = evaluate.metrics(
+        Raft(), Raft().run(data, Wordy(Path("models/b"), chat_format.get("inst"), 9, 1))
+    )
+    assert (metrics["headline"]["n"], metrics["cut"]) == (8, 8)
+    assert metrics["parts"]["plain_exact_match"]["cut"] == 8
+
+
 def test_a_context_may_be_asked_alone(data):
     samples = Raft(contexts=["retrieved"], retrieved=1).run(data, reader())
     metrics = evaluate.metrics(Raft(), samples)

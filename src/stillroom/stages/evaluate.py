@@ -218,7 +218,7 @@ def metrics(benchmark: Benchmark, samples: Sequence[Sample]) -> dict[str, Any]:
             else {}
         ),
         "n": sum(s.status == "scored" for s in headline),
-        **_missed(headline),
+        **_missed(headline, found[:1]),
         **(benchmark.details(samples) if samples else {}),
         "curves": {curve.name: _curve(curve.points(samples)) for curve in benchmark.curves},
     }
@@ -273,15 +273,16 @@ def _figure(measure: Measure, samples: Sequence[Sample]) -> dict[str, Any]:
 
 def _part(measure: Measure, samples: Sequence[Sample]) -> dict[str, Any]:
     """A part's figure, with what of it has no score."""
-    return _figure(measure, samples) | _missed(samples)
+    return _figure(measure, samples) | _missed(samples, [measure])
 
 
-def _missed(samples: Sequence[Sample]) -> dict[str, int]:
-    """How many samples have no score, and how many answers were cut."""
+def _missed(samples: Sequence[Sample], measures: Sequence[Measure]) -> dict[str, int]:
+    """How many samples have no score, and how many answers were cut of those that are measured."""
+    measured = [s for s in samples if any(measure.key in s.scores for measure in measures)]
     return {
         "failed": sum(s.status == "failed" for s in samples),
         "skipped": sum(s.status == "skipped" for s in samples),
-        "cut": sum(s.scores.get("cut", 0.0) == 1.0 for s in samples),
+        "cut": sum(s.scores.get("cut", 0.0) == 1.0 for s in measured),
     }
 
 
