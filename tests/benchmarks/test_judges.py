@@ -306,6 +306,18 @@ def test_figures_of_a_judge_that_wavers():
     assert [m.key for m in Raft.measures(samples)] == ["exact_match", "rouge_l", "judged_right"]
 
 
+def test_a_judge_without_a_verdict_says_nothing_of_an_answer():
+    samples = [asked(lambda _: "Perhaps.", *answers("<ANSWER>: Saturday", id=f"{i}"))[0] for i in range(3)]
+    judge = evaluate.metrics(Raft(), samples)["judge"]
+    assert [judge[key] for key in ("right", "wrong", "invalid", "share_right", "precision")] == [
+        0,
+        0,
+        3,
+        None,
+        None,
+    ]
+
+
 def test_without_a_judge_the_figures_are_as_before():
     record, sample = answers("<ANSWER>: Saturday")
     assert driven(Raft().verdict(record, sample, 42), None) == (sample, [])

@@ -180,7 +180,7 @@ class Raft(Judged):
         for place, context in enumerate(contexts(samples)):
             exact, _, *by_judge = of_context(context, samples)
             found |= {TITLES[context]: exact} if place else {}
-            found |= {f"{TITLES[context]}, by the judge": measure for measure in by_judge}
+            found |= {f"{TITLES[context]}, by the judge": each for each in by_judge}
         return found
 
     @classmethod
@@ -213,11 +213,16 @@ def contexts(samples: Sequence[Sample]) -> list[Context]:
 
 def of_context(context: Context, samples: Sequence[Sample]) -> Iterator[Measure]:
     """Exact match, ROUGE-L, and what the judge said where one was asked."""
-    where = "" if context == "given" else f", {context}"
-    yield Measure(key(context, "exact_match"), f"exact match{where}", "share", "higher")
-    yield Measure(key(context, "rouge_l"), f"ROUGE-L{where}", "F1", "higher")
+    yield measure(context, "exact_match", "exact match", "share")
+    yield measure(context, "rouge_l", "ROUGE-L", "F1")
     if any(key(context, JUDGED) in s.scores for s in samples):
-        yield Measure(key(context, JUDGED), f"judged right{where}", "share", "higher")
+        yield measure(context, JUDGED, "judged right", "share")
+
+
+def measure(context: Context, score: str, name: str, unit: str) -> Measure:
+    """A score in a context, as a figure."""
+    where = "" if context == "given" else f", {context}"
+    return Measure(key(context, score), f"{name}{where}", unit, "higher")
 
 
 def figures(samples: Sequence[Sample], context: Context) -> dict[str, Any]:
@@ -225,8 +230,7 @@ def figures(samples: Sequence[Sample], context: Context) -> dict[str, Any]:
 
     found: share of the questions whose passage the search found.
     """
-    exact, *_, last = of_context(context, samples)
-    score, refused = mean(samples, exact.key), mean(samples, key(context, "refused"))
+    score, refused = (mean(samples, key(context, name)) for name in ("exact_match", "refused"))
     answered = None if refused is None else 1 - refused
     precision = score / answered if score is not None and answered else None
     names = ("rouge_l", "tagged") if context == "given" else ("exact_match", "rouge_l", "tagged")
@@ -235,23 +239,21 @@ def figures(samples: Sequence[Sample], context: Context) -> dict[str, Any]:
         "refused": refused,
         "precision": precision,
         **({"found": mean(samples, key(context, "found"))} if context == "retrieved" else {}),
-        **judge_figures(samples, context, last, answered),
+        **judge_figures(samples, context, answered),
     }
 
 
-def judge_figures(
-    samples: Sequence[Sample], context: Context, measure: Measure, answered: float | None
-) -> dict[str, Any]:
+def judge_figures(samples: Sequence[Sample], context: Context, answered: float | None) -> dict[str, Any]:
     """What the judge said, and how far it is to be trusted; nothing where none was asked.
 
-    measure: the judge's.  answered: share of the questions that were not refused.
+    answered: share of the questions that were not refused.
     """
     said = key(context, "verdict")
     verdicts = [s.scores[said] for s in samples if said in s.scores]
     if not verdicts:
         return {}
-    found = measure.estimate(samples)
-    right = sum(s.scores.get(measure.key, 0.0) for s in samples)
+    found = measure(context, JUDGED, "judged right", "share").estimate(samples)
+    right = sum(s.scores.get(key(context, JUDGED), 0.0) for s in samples)
     return {
         "judge": {
             "right": int(right),

@@ -20,8 +20,6 @@ from stillroom.retrieval import Index
 
 Context = Literal["given", "plain", "retrieved"]
 """the oracle among distractors, as in training; the question alone; the passages that are most like it"""
-SLASH = "/"
-"""between a question's id and its context in the id of a record; the given one has the question's"""
 
 
 class Search:
@@ -35,8 +33,8 @@ class Search:
         if not path.exists():
             hint = "run: stillroom raft; or leave `retrieved` out of evaluate.raft.contexts"
             raise InputError("no passages to search", where=str(path), hint=hint)
-        rows = [(row["id"], row["text"]) for _, row in read_jsonl(path)]
-        self._ids, self._texts = ([row[place] for row in rows] for place in (0, 1))
+        rows = [row for _, row in read_jsonl(path)]
+        self._ids, self._texts = [row["id"] for row in rows], [row["text"] for row in rows]
         self._index, self._k = Index(self._texts), k
 
     def record(self, record: Conversation) -> Conversation:
@@ -71,10 +69,10 @@ def context_of(id: str) -> tuple[str, Context]:
     >>> context_of("raft-0a/plain"), context_of("raft-0a")
     (('raft-0a', 'plain'), ('raft-0a', 'given'))
     """
-    question, _, last = id.rpartition(SLASH)
+    question, _, last = id.rpartition("/")
     return (question, cast(Context, last)) if last in ("plain", "retrieved") else (id, "given")
 
 
 def _in_context(record: Conversation, context: Context, asked: str, known: dict[str, Any]) -> Conversation:
     messages = (Message("user", asked), *record.messages[1:])
-    return replace(record, id=f"{record.id}{SLASH}{context}", messages=messages, meta=record.meta | known)
+    return replace(record, id=f"{record.id}/{context}", messages=messages, meta=record.meta | known)
