@@ -8,6 +8,8 @@ from scipy import stats
 
 from stillroom.benchmarks import statistics as st
 from stillroom.benchmarks.base import Measure, Sample
+from stillroom.benchmarks.leaderboard import Leaderboard
+from stillroom.stages import evaluate
 
 SIZES = {"a": 20, "b": 60, "c": 35}
 MEANS = {"a": 0.9, "b": 0.3, "c": 0.5}
@@ -110,3 +112,15 @@ def test_a_measure_takes_the_task_from_the_id():
     found = Measure("s", "mean", "share", "higher", tasks=True).numbers(samples)
     assert found.tasks == ["a"] * 3 + ["b"] * 3
     assert found.value() == 1.0
+
+
+def test_what_a_task_has_no_score_of_counts_with_that_task():
+    samples = [
+        Sample(f"{task}/{i}", f"{task}/{i}", "", "", (), {"score": 1.0, task: 1.0} if i else {}, status)
+        for task, missing in (("gsm8k", "failed"), ("winogrande", "skipped"))
+        for i, status in enumerate((missing, "scored", "scored"))
+    ]
+    metrics = evaluate.metrics(Leaderboard(), samples)
+    counted = {task: (part["failed"], part["skipped"]) for task, part in metrics["parts"].items()}
+    assert counted == {"gsm8k": (1, 0), "winogrande": (0, 1)}
+    assert (metrics["n"], metrics["failed"], metrics["skipped"]) == (4, 1, 1)
