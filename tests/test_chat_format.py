@@ -214,6 +214,13 @@ def test_the_export_of_recipe_a():
     )
 
 
+@pytest.mark.parametrize("content", ["{bos}", "{eos}"])
+def test_contents_that_read_like_our_names_of_control_tokens_are_exported(content):
+    messages = [Message("user", content), Message("assistant", content)]
+    for chat in FORMATS.values():
+        assert chat.text(messages).count(content) == 2
+
+
 def test_an_unknown_role_is_refused_by_the_template(chat, tokenizer):
     with pytest.raises(Exception, match="unknown role: tool"):
         tokenizer.apply_chat_template(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -40,8 +40,7 @@ BOS, EOS = "{bos}", "{eos}"
 """Stand for the tokenizer's own begin and end tokens in the formats below."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A run of text, or one control token; `learn` says whether the loss is on it."""
 
     text: str
@@ -127,8 +126,9 @@ class ChatFormat:
 
     def text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         """The conversation as one text, without the begin and end tokens that a tokenizer adds."""
+        left_out = {BOS: "", EOS: " "}
         pieces = self.pieces(messages, prompt=prompt)
-        return "".join(" " if p.text == EOS else p.text for p in pieces if p.text != BOS).rstrip(" ")
+        return "".join(left_out.get(p.text, p.text) if p.control else p.text for p in pieces).rstrip(" ")
 
     def escape(self, content: str) -> str:
         """Space out plain-text markers of this format: `[INST]` in a user's text is not a turn."""
@@ -175,13 +175,9 @@ class ChatFormat:
 
     def _wrap(self, template: str, content: str = "", system: str = "") -> list[Piece]:
         """Fill a template, control tokens apart; the content is never searched for them."""
-        pieces = []
-        for part in _split(self._pattern, template):
-            if part in self.controls:
-                pieces.append(Piece(part, control=True))
-            elif part:
-                pieces.append(Piece({"{}": content, "{system}": system}.get(part, part)))
-        return pieces
+        filled = {"{}": content, "{system}": system}
+        controls = self.controls
+        return [Piece(filled.get(p, p), p in controls) for p in _split(self._pattern, template)]
 
     @cached_property
     def _pattern(self) -> str:
@@ -191,7 +187,7 @@ class ChatFormat:
 @cache
 def _split(pattern: str, template: str) -> list[str]:
     """A template's parts, split once: there are a dozen."""
-    return re.split(pattern, template)
+    return [part for part in re.split(pattern, template) if part]
 
 
 def _spell(template: str, content: str = "", system: str = "") -> str:

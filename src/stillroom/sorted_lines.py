@@ -1,20 +1,26 @@
-"""Lines that come in any order and are read in the order of their keys; memory does not grow with them.
+r"""Lines that come in any order and are read in the order of their keys; memory does not grow with them.
 
-    with SortedLines() as lines:
-        lines.add("b", b"…\n")
+    with SortedLines() as lines:                      with sorted_files(records, texts) as files:
+        lines.add("b", b"…\n")                            files.add("b", b"…\n", b"…\n")
         file.writelines(lines)
 
-They stand in a temporary SQLite database, which has no name: no kill leaves it behind.
+They stand in a temporary SQLite database, which has no name: no kill leaves it behind. Of files, only the
+lines that come too late to be written at once.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
+from stillroom.artifacts import atomic_write
 from stillroom.errors import InputError, StillroomError
 
 CACHE = 16 << 10
@@ -52,6 +58,66 @@ class SortedLines:
     def __iter__(self) -> Iterator[bytes]:
         with _full_disk():
             yield from (line for (line,) in self._database.execute("SELECT line FROM lines ORDER BY key"))
+
+
+class SortedFiles:
+    """JSON Lines files with one line for each key, in the order of the keys. Made by `sorted_files`."""
+
+    def __init__(self, files: Sequence[BinaryIO], keys: SortedLines) -> None:
+        self._files, self._keys = files, keys
+        self._last = ""
+        self._late = False
+
+    def add(self, key: str, *lines: bytes) -> None:
+        """Keep a line for each file: written at once where no greater key came before.
+
+        Raises InputError where the key has lines.
+        """
+        if key > self._last:
+            self._keys.add(key, b"")
+            self._last = key
+            for file, line in zip(self._files, lines, strict=True):
+                file.write(line)
+        else:
+            self._keys.add(key, b"".join(lines))
+            self._late = True
+
+    def merge(self) -> None:
+        """Bring what came late to its place, and all to the disk; nothing can be added afterwards."""
+        with ExitStack() as stack:
+            written = [stack.enter_context(_moved(file)) for file in self._files if self._late]
+            for late in self._keys if self._late else ():
+                lines = late.splitlines(keepends=True) or [file.readline() for file in written]
+                for file, line in zip(self._files, lines, strict=True):
+                    file.write(line)
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def sorted_files(*paths: Path, source: Path | None = None) -> Iterator[SortedFiles]:
+    """Files to fill in any order; they get their names, after `merge`, only where the block ends well.
+
+    source: of the records, for errors. Raises StillroomError where the temporary directory is full.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(atomic_write(path)) for path in paths]
+        yield SortedFiles(files, stack.enter_context(SortedLines(source)))
+
+
+@contextmanager
+def _moved(file: BinaryIO) -> Iterator[BinaryIO]:
+    """What a file holds, to read; the file itself is empty then."""
+    path = Path(file.name)
+    with tempfile.TemporaryFile(dir=path.parent) as copy:
+        file.flush()
+        with path.open("rb") as written:
+            shutil.copyfileobj(written, copy)
+        file.seek(0)
+        file.truncate()
+        copy.seek(0)
+        yield copy
 
 
 @contextmanager

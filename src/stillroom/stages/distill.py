@@ -30,7 +30,7 @@ from stillroom.errors import InputError
 from stillroom.params import Block, Endpoint, Sampling, Settings, Teacher
 from stillroom.records import Conversation, Message, read_conversations
 from stillroom.reporting import cards
-from stillroom.sorted_lines import SortedLines
+from stillroom.sorted_lines import sorted_files
 from stillroom.summary import lengths
 from stillroom.teacher import snapshot, verdicts
 from stillroom.teacher.cache import Cache
@@ -118,12 +118,13 @@ def run(paths: Paths, params: Params) -> None:
     """
     chat = chat_format.get(params.chat_format)
     tally = Tally()
-    with SortedLines(paths.conversations) as lines, Cache() as cache:
+    outs = sorted_files(paths.distilled, paths.instructions, source=paths.conversations)
+    with outs as files, Cache() as cache:
 
         def done(_: int, outcome: Outcome) -> None:
             tally.add(outcome)
             if outcome.conversation.messages:
-                lines.add(outcome.conversation.id, written(outcome.conversation, chat))
+                files.add(outcome.conversation.id, *written(outcome.conversation, chat))
 
         used = answer(paths, params, chat, cache, done)
         if params.answers == "original" and tally.lost and not tally.turns:
@@ -131,7 +132,7 @@ def run(paths: Paths, params: Params) -> None:
             raise InputError("no conversation has an answer", where=str(paths.conversations), hint=hint)
         with ThreadPoolExecutor(1) as pool:
             saved = pool.submit(snapshot.write, paths.answers, cache, used)
-            write(paths, lines)
+            files.merge()
             saved.result()
     found = metrics(tally, paths.answers)
     with atomic_write(paths.card) as file:
@@ -238,19 +239,11 @@ def original(conversation: Conversation) -> Outcome:
     )
 
 
-def written(conversation: Conversation, chat: chat_format.ChatFormat) -> bytes:
+def written(conversation: Conversation, chat: chat_format.ChatFormat) -> tuple[bytes, bytes]:
     """A conversation's two lines: its record, and its text in the seed's form."""
     text = {"text": chat.text(conversation.messages)}
-    return b"%b\n%b\n" % (orjson.dumps(conversation), orjson.dumps(text))
-
-
-def write(paths: Paths, lines: Iterable[bytes]) -> None:
-    """Write the records and the texts, sorted by id."""
-    with atomic_write(paths.distilled) as records, atomic_write(paths.instructions) as texts:
-        for both in lines:
-            record, text = both.splitlines(keepends=True)
-            records.write(record)
-            texts.write(text)
+    newline = orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(conversation, option=newline), orjson.dumps(text, option=newline)
 
 
 @dataclass

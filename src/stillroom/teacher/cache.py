@@ -19,7 +19,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -385,9 +385,14 @@ def _export(connection: Connection, keys: Sequence[str], path: Path) -> int:
         ParquetWriter(
             file, _sorted(connection, []).schema, compression="zstd", use_dictionary=["finish_reason"]
         ) as writer,
+        ThreadPoolExecutor(1) as pool,
     ):
+        writing = pool.submit(int)  # nothing yet
         for some in _split(keys, size_in_bytes // SORT_BYTES + 1):
-            writer.write_table(_sorted(connection, some))
+            table = _sorted(connection, some)
+            writing.result()
+            writing = pool.submit(writer.write_table, table)
+        writing.result()
     return count
 
 
