@@ -174,7 +174,11 @@ class Questions(Benchmark):
 
     def run(self, data: Path, subject: Subject) -> list[Sample]:
         """Ask every chosen question; what does not fit the model is counted as skipped."""
-        return self.ask(self.chosen(self.records(data), subject.seed), subject)
+        return self.ask(self.asked(data, subject.seed), subject)
+
+    def asked(self, data: Path, seed: int) -> list[Conversation]:
+        """The chosen questions as they are put."""
+        return self.chosen(self.records(data), seed)
 
     def ask(self, records: Sequence[Conversation], subject: Subject) -> list[Sample]:
         """A sample of each record."""

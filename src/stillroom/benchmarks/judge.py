@@ -99,7 +99,11 @@ class Judged(Questions):
         records = {record.id: record for record in self.records(data)}
         for sample in samples:
             scored = sample.status == "scored"
-            yield self.verdict(records[sample.id], sample, seed) if scored else _as_is(sample)
+            yield self.verdict(records[self.record_of(sample.id)], sample, seed) if scored else _as_is(sample)
+
+    def record_of(self, id: str) -> str:
+        """The id of the record that the sample of that id is of."""
+        return id
 
     def imagined(self, data: Path, seed: int, mark: str) -> list[Sample]:
         """What the judge would get of answers as long as the right ones: for an estimate of what it costs.
@@ -107,7 +111,7 @@ class Judged(Questions):
         mark: stands in every answer.
         """
         found = []
-        for record in self.chosen(self.records(data), seed):
+        for record in self.asked(data, seed):
             if gold := self.gold(record):
                 output = mark + gold[0]
                 scores = self.score(record, output, gold)

@@ -96,21 +96,25 @@ class Raft(Judged):
     judge: RightJudge | None = None
     """a model that says which answers are right; null: none is asked"""
 
-    def records(self, data: Path) -> list[Conversation]:
-        """The questions, in each of the contexts. Raises InputError where there is nothing to search."""
-        return list(accompanied(super().records(data), data, self.contexts, self.retrieved))
+    def asked(self, data: Path, seed: int) -> list[Conversation]:
+        """The chosen questions, each in its contexts. Raises InputError where there is nothing to search."""
+        return list(accompanied(super().asked(data, seed), data, self.contexts, self.retrieved))
 
     def group(self, record: Conversation) -> str:
         """Questions about one passage, in whatever context."""
         return str(record.meta.get("chunk", self.unit(record)))
 
     def unit(self, record: Conversation) -> str:
-        """A question, in all its contexts."""
-        return context_of(record.id)[0]
+        """A question, in whatever context."""
+        return self.record_of(record.id)
+
+    def record_of(self, id: str) -> str:
+        """The question of a sample, in whatever context."""
+        return context_of(id)[0]
 
     def run(self, data: Path, subject: Subject) -> list[Sample]:
         """Ask every chosen question in every context, with the form of an answer where it is not known."""
-        records = self.chosen(self.records(data), subject.seed)
+        records = self.asked(data, subject.seed)
         if subject.folder.name in self.instructed:
             records = [told(record) for record in records]
         return self.ask(records, subject)
