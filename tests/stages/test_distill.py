@@ -353,6 +353,22 @@ def bought_by(server):
     return [canonical(body) for body in server.bought()]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_in_flight_at_an_interruption_is_kept(checkout, tmp_path, number):
+    write_conversations(Paths().conversations, conversations(40))
+    with MockServer(tmp_path / "slow.jsonl", latency=0.5) as slow:
+        process = subprocess.Popen(command(checkout, slow), stderr=subprocess.PIPE, text=True)
+        until(lambda: len(slow.bought()) >= 12)
+        process.send_signal(number)
+        _, words = process.communicate(timeout=300)
+        bought = bought_by(slow)
+    assert process.returncode == 130
+    assert "requests in flight; Ctrl-C drops them" in words
+    assert "what is finished is kept" in words
+    assert len(bought) == len(set(bought)) < 120
+    assert stored() == set(bought)
+
+
 def test_kills_at_random_moments_lose_nothing(checkout, server):
     call = command(checkout, server)
     write_conversations(Paths().conversations, conversations(40))

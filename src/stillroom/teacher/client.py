@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -162,8 +164,8 @@ class Asker:
         """Drive every dialogue to its end and hand `done` its place and its result, as they end.
 
         Dialogues are made as places get free, so that memory does not grow with their number; the batch
-        backend makes them anew for each wave. On an error or Ctrl-C no new request is sent, those in flight
-        may finish, and the error is raised.
+        backend makes them anew for each wave. On an error, Ctrl-C or SIGTERM no new request is sent, those in
+        flight may finish, and the error is raised.
         """
         with track(self.title, total, unit) as tracker:
             self._say = lambda note: tracker.advance(0, note)
@@ -173,7 +175,7 @@ class Asker:
                 tracker.advance(1, self.status)
 
             backend = self._online if self.endpoint.backend == "online" else self._batched
-            with rare_collection():
+            with rare_collection(), termination_as_interrupt():
                 self._runner.run(backend(dialogues, finished))
 
     def _query(self, request: Request) -> Query:
@@ -529,6 +531,19 @@ def rare_collection() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C: schedulers and containers send it, and what is in flight then is paid for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def ask_all(requests: Sequence[Request], asker: Asker) -> list[Answer]:
