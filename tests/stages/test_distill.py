@@ -286,12 +286,12 @@ def test_a_malformed_record_stops_the_stage_before_anything_is_paid(checkout, se
     assert server.bought() == []
 
 
-def test_an_id_that_two_records_have_leaves_no_output(checkout, server):
-    write_jsonl(Paths().conversations, [human("a", "hi"), human("a", "ho")])
+def test_an_id_that_two_records_have_is_found_before_anything_is_asked(checkout, server):
+    write_jsonl(Paths().conversations, [human("a", "hi"), human("b", "hey"), human("a", "ho")])
     with pytest.raises(InputError, match=r"conversations\.jsonl: two records have the id 'a'"):
         run(Paths(), params(server))
-    assert not list(Path("data/interim").glob("*d*still*"))
-    assert not Paths().instructions.exists()
+    assert server.bought() == []
+    assert list(Path("data/interim").iterdir()) == [Paths().conversations]
 
 
 def test_markers_in_a_user_s_text_are_spaced_out(checkout, server):

@@ -30,7 +30,7 @@ from stillroom.errors import InputError
 from stillroom.params import Block, Endpoint, Sampling, Settings, Teacher
 from stillroom.records import Conversation, Message, read_conversations
 from stillroom.reporting import cards
-from stillroom.sorted_lines import sorted_files
+from stillroom.sorted_lines import SortedLines, sorted_files
 from stillroom.summary import lengths
 from stillroom.teacher import snapshot, verdicts
 from stillroom.teacher.cache import Cache
@@ -149,7 +149,7 @@ def answer(
     done: Callable[[int, Outcome], None],
 ) -> list[str]:
     """Hand every conversation's outcome to `done`; return the keys of the answers that were used."""
-    count = sum(1 for _ in read_conversations(paths.conversations))  # malformed ones show before any is paid
+    count = counted(paths.conversations)
     if params.answers == "original":
         for index, conversation in enumerate(read_conversations(paths.conversations)):
             done(index, original(conversation))
@@ -160,6 +160,17 @@ def answer(
     with Asker(params.teacher, params.endpoint, paths.teacher, chat, cache, params.seed, "distill") as asker:
         asker.run(dialogues(paths.conversations, params), done, total=count * params.samples)
         return asker.used()
+
+
+def counted(path: Path) -> int:
+    """How many conversations there are. Raises InputError on a malformed one and on two with one id: before
+    anything is paid for."""
+    count = 0
+    with SortedLines(path) as ids:
+        for record in read_conversations(path):
+            ids.add(record.id, b"")
+            count += 1
+    return count
 
 
 def dialogues(path: Path, params: Params) -> Callable[[], Iterator[Dialogue[Outcome]]]:
