@@ -60,6 +60,38 @@ def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path):
         assert not any(folder.iterdir())
 
 
+def test_two_runs_do_not_write_one_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    (tmp_path / ".out.jsonl.partial").write_text("what a run left that was killed")
+    with artifacts.atomic_write(path, alone=True) as first:
+        first.write(b"first")
+        second = artifacts.atomic_write(path, alone=True)
+        with pytest.raises(InputError, match=r"out\.jsonl: another run is writing it"):
+            second.__enter__()
+    assert path.read_bytes() == b"first"
+
+
+def test_a_crowd_of_writers_leaves_one_of_their_files_whole(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from stillroom.artifacts import *\n"
+        "from stillroom.errors import InputError\n"
+        "written = 0\n"
+        "while written < 50:\n"
+        "    try:\n"
+        f"        with atomic_write(Path({str(tmp_path / 'out')!r}), alone=True) as file:\n"
+        "            [file.write(sys.argv[1].encode() * 9000) for _ in range(10)]\n"
+        "        written += 1\n"
+        "    except InputError: pass\n"
+    )
+    crowd = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "abc"]
+    while any(process.poll() is None for process in crowd):
+        if (tmp_path / "out").exists():
+            content = (tmp_path / "out").read_bytes()
+            assert content in (b"a" * 90_000, b"b" * 90_000, b"c" * 90_000)
+    assert [process.returncode for process in crowd] == [0, 0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_atomic_directory_replaces_a_whole_folder(tmp_path):
     target = tmp_path / "out"
     for name in ("first", "second"):

@@ -6,11 +6,13 @@ disk. JSON is canonical: keys in the order in which the writer gives them, UTF-8
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,23 +21,51 @@ import orjson
 
 from stillroom.errors import InputError
 
+UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""what file systems of clusters say that know no locks"""
+
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing bytes; it gets its final name only if the block ends without an exception."""
+def atomic_write(path: Path, *, alone: bool = False) -> Iterator[BinaryIO]:
+    """Open `path` for writing bytes; it gets its final name only if the block ends without an exception.
+
+    alone: for a file that is written for long; raises InputError where another run is writing it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _claimed(temporary, path) if alone else temporary.open("wb") as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         error.filename = error.filename or str(path)  # a write that meets a full disk names no file
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _claimed(temporary: Path, path: Path) -> BinaryIO:
+    """Open for writing and reading, as the only one for so long; what a dead run left is thrown away."""
+    while True:
+        file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666), "w+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            what, hint = "another run is writing it", "wait for that run, or stop it"
+            raise InputError(what, where=str(path), hint=hint) from None
+        except OSError as error:
+            if error.errno not in UNLOCKABLE:
+                raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
+                file.truncate()
+                return file
+        file.close()  # just now another run gave it its final name
 
 
 @contextmanager

@@ -99,24 +99,24 @@ class SortedFiles:
 def sorted_files(*paths: Path, source: Path | None = None) -> Iterator[SortedFiles]:
     """Files to fill in any order; they get their names, after `merge`, only where the block ends well.
 
-    source: of the records, for errors. Raises StillroomError where the temporary directory is full.
+    source: of the records, for errors. Raises InputError where another run is writing one of them,
+    StillroomError where the temporary directory is full.
     """
     with ExitStack() as stack:
-        files = [stack.enter_context(atomic_write(path)) for path in paths]
+        files = [stack.enter_context(atomic_write(path, alone=True)) for path in paths]
         yield SortedFiles(files, stack.enter_context(SortedLines(source)))
 
 
 @contextmanager
 def _moved(file: BinaryIO) -> Iterator[BinaryIO]:
     """What a file holds, to read; the file itself is empty then."""
-    path = Path(file.name)
-    with tempfile.TemporaryFile(dir=path.parent) as copy:
-        file.flush()
-        with path.open("rb") as written:
-            shutil.copyfileobj(written, copy)
+    with tempfile.TemporaryFile() as copy:
+        file.seek(0)
+        with _full_disk():
+            shutil.copyfileobj(file, copy)
+        copy.seek(0)
         file.seek(0)
         file.truncate()
-        copy.seek(0)
         yield copy
 
 
@@ -124,6 +124,6 @@ def _moved(file: BinaryIO) -> Iterator[BinaryIO]:
 def _full_disk() -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
-        hint = "free some space in the temporary directory, or set SQLITE_TMPDIR"
+    except (sqlite3.OperationalError, OSError) as error:
+        hint = "free some space in the temporary directory, or set TMPDIR to another"
         raise StillroomError(str(error), hint=hint) from None
