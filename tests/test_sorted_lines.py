@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.errors import InputError
-from stillroom.sorted_lines import SortedLines, sorted_files
+from stillroom.sorted_lines import SortedLines, sorted_file
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 
@@ -27,25 +27,25 @@ def test_a_key_has_one_line():
 
 
 @given(st.lists(names, unique=True), st.booleans(), st.integers(0, 5))
-def test_files_hold_a_line_for_each_key_in_the_order_of_python_s_strings(tmp_path_factory, keys, tidy, turn):
+def test_a_file_holds_its_lines_in_the_order_of_python_s_strings(tmp_path_factory, keys, tidy, turn):
     if tidy:  # in order, but for the first few, which come last
         keys = [*sorted(keys)[turn:], *sorted(keys)[:turn]]
-    lines = {key: (b"%d\n" % n, b"%d" % n * 9000 + b"\n") for n, key in enumerate(keys)}
-    folder = tmp_path_factory.mktemp("files")
-    with sorted_files(folder / "short", folder / "long") as files:
+    lines = {key: b"%d" % n * 9000 + b"\n" for n, key in enumerate(keys)}
+    path = tmp_path_factory.mktemp("files") / "out"
+    with sorted_file(path) as file:
         for key in keys:
-            files.add(key, *lines[key])
-        files.merge()
-    for column, name in enumerate(("short", "long")):
-        assert (folder / name).read_bytes() == b"".join(lines[key][column] for key in sorted(keys))
+            file.add(key, lines[key])
+        read = list(file.lines())
+    assert read == [lines[key] for key in sorted(lines)]
+    assert path.read_bytes() == b"".join(read)
 
 
 @pytest.mark.parametrize("keys", ["abb", "aba", "bab"])
 def test_two_lines_of_one_key_leave_no_file(tmp_path, keys):
     def fill():
-        with sorted_files(tmp_path / "out") as files:
+        with sorted_file(tmp_path / "out") as file:
             for key in keys:
-                files.add(key, b"1\n")
+                file.add(key, b"1\n")
 
     with pytest.raises(InputError, match="two records have the id"):
         fill()

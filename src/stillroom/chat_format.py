@@ -132,8 +132,8 @@ class ChatFormat:
 
     def escape(self, content: str) -> str:
         """Space out plain-text markers of this format: `[INST]` in a user's text is not a turn."""
-        for marker in self.escapes:
-            content = content.replace(marker, f"{marker[0]} {marker[1:]}")
+        for marker, spaced in self._spaced:
+            content = content.replace(marker, spaced)
         return content
 
     @property
@@ -176,18 +176,29 @@ class ChatFormat:
     def _wrap(self, template: str, content: str = "", system: str = "") -> list[Piece]:
         """Fill a template, control tokens apart; the content is never searched for them."""
         filled = {"{}": content, "{system}": system}
-        controls = self.controls
-        return [Piece(filled.get(p, p), p in controls) for p in _split(self._pattern, template)]
+        return [
+            part if isinstance(part, Piece) else Piece("".join([filled.get(p, p) for p in part]))
+            for part in _parts(template, self.controls)
+        ]
 
     @cached_property
-    def _pattern(self) -> str:
-        return "(" + "|".join(map(re.escape, (*self.controls, "{}", "{system}"))) + ")"
+    def _spaced(self) -> list[tuple[str, str]]:
+        return [(marker, f"{marker[0]} {marker[1:]}") for marker in self.escapes]
 
 
 @cache
-def _split(pattern: str, template: str) -> list[str]:
-    """A template's parts, split once: there are a dozen."""
-    return [part for part in re.split(pattern, template) if part]
+def _parts(template: str, controls: tuple[str, ...]) -> list[Piece | list[str]]:
+    """A template taken apart, once: control tokens, and runs of text with the names of what fills them."""
+    pattern = "|".join(map(re.escape, (*controls, "{}", "{system}")))
+    parts: list[Piece | list[str]] = []
+    for part in filter(None, re.split(f"({pattern})", template)):
+        if part in controls:
+            parts.append(Piece(part, control=True))
+        elif parts and isinstance(parts[-1], list):
+            parts[-1].append(part)
+        else:
+            parts.append([part])
+    return parts
 
 
 def _spell(template: str, content: str = "", system: str = "") -> str:

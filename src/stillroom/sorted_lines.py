@@ -1,10 +1,10 @@
 r"""Lines that come in any order and are read in the order of their keys; memory does not grow with them.
 
-    with SortedLines() as lines:                      with sorted_files(records, texts) as files:
-        lines.add("b", b"…\n")                            files.add("b", b"…\n", b"…\n")
-        file.writelines(lines)
+    with SortedLines() as lines:             with sorted_file(path) as file:
+        lines.add("b", b"…\n")                   file.add("b", b"…\n")
+        file.writelines(lines)                   file.lines()
 
-They stand in a temporary SQLite database, which has no name: no kill leaves it behind. Of files, only the
+They stand in a temporary SQLite database, which has no name: no kill leaves it behind. Of a file, only the
 lines that come too late to be written at once.
 """
 
@@ -14,8 +14,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -60,51 +60,46 @@ class SortedLines:
             yield from (line for (line,) in self._database.execute("SELECT line FROM lines ORDER BY key"))
 
 
-class SortedFiles:
-    """JSON Lines files with one line for each key, in the order of the keys. Made by `sorted_files`."""
+class SortedFile:
+    """A file with one line for each key, in the order of the keys. Made by `sorted_file`."""
 
-    def __init__(self, files: Sequence[BinaryIO], keys: SortedLines) -> None:
-        self._files, self._keys = files, keys
+    def __init__(self, file: BinaryIO, keys: SortedLines) -> None:
+        self._file, self._keys = file, keys
         self._last = ""
         self._late = False
 
-    def add(self, key: str, *lines: bytes) -> None:
-        """Keep a line for each file: written at once where no greater key came before.
-
-        Raises InputError where the key has lines.
-        """
+    def add(self, key: str, line: bytes) -> None:
+        """Keep a line: written at once where no greater key came before. Raises InputError where the key has
+        one."""
         if key > self._last:
             self._keys.add(key, b"")
+            self._file.write(line)
             self._last = key
-            for file, line in zip(self._files, lines, strict=True):
-                file.write(line)
         else:
-            self._keys.add(key, b"".join(lines))
+            self._keys.add(key, line)
             self._late = True
 
-    def merge(self) -> None:
-        """Bring what came late to its place, and all to the disk; nothing can be added afterwards."""
-        with ExitStack() as stack:
-            written = [stack.enter_context(_moved(file)) for file in self._files if self._late]
-            for late in self._keys if self._late else ():
-                lines = late.splitlines(keepends=True) or [file.readline() for file in written]
-                for file, line in zip(self._files, lines, strict=True):
-                    file.write(line)
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
+    def lines(self) -> Iterator[bytes]:
+        """Bring what came late to its place, and all to the disk; then the lines. Nothing can be added any
+        more."""
+        if self._late:
+            with _moved(self._file) as written:
+                self._file.writelines(late or written.readline() for late in self._keys)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.seek(0)
+        yield from self._file
 
 
 @contextmanager
-def sorted_files(*paths: Path, source: Path | None = None) -> Iterator[SortedFiles]:
-    """Files to fill in any order; they get their names, after `merge`, only where the block ends well.
+def sorted_file(path: Path, source: Path | None = None) -> Iterator[SortedFile]:
+    """A file to fill in any order; it gets its name where the block ends well, after its `lines` were read.
 
-    source: of the records, for errors. Raises InputError where another run is writing one of them,
+    source: of the records, for errors. Raises InputError where another run is writing the file,
     StillroomError where the temporary directory is full.
     """
-    with ExitStack() as stack:
-        files = [stack.enter_context(atomic_write(path, alone=True)) for path in paths]
-        yield SortedFiles(files, stack.enter_context(SortedLines(source)))
+    with atomic_write(path, alone=True) as file, SortedLines(source) as keys:
+        yield SortedFile(file, keys)
 
 
 @contextmanager

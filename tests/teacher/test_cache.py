@@ -16,7 +16,7 @@ import pytest
 from stillroom.artifacts import canonical_json, sha256
 from stillroom.errors import InputError
 from stillroom.teacher import cache, spool
-from stillroom.teacher.cache import Cache, Row
+from stillroom.teacher.cache import Cache, Kept, Row
 from stillroom.teacher.cache_file import MIGRATIONS, migrate
 from stillroom.teacher.spool import spools
 
@@ -160,7 +160,7 @@ def test_a_snapshot_fills_another_cache_once(tmp_path):
     assert Cache(other).import_parquet(tmp_path / "a.parquet") == 5
     assert Cache(other).import_parquet(tmp_path / "a.parquet") == 0
     with Cache(other) as cache:
-        found = cache.find_many([row(3).key])[row(3).key]
+        found = cache.show(row(3).key)
     assert (found.text, found.completion_tokens, found.seconds) == ("answer 3", 2, None)
 
 
@@ -314,7 +314,7 @@ def test_all_fields_come_back_and_a_run_reads_only_what_it_needs(tmp_path):
         cache.store(full).result()
         assert cache.show("t") == full
         assert cache.store(replace(full, text="second")).result() == full
-        assert cache.find_many(["t", "u"]) == {"t": Row("t", "", "t", "t", 3, 3)}
+        assert cache.find_many(["t", "u"]) == {"t": Kept("t", "t", "t", 3, 3)}
 
 
 def test_one_commit_takes_two_answers_to_one_request(tmp_path):

@@ -25,12 +25,12 @@ import orjson
 from pydantic import Field, model_validator
 
 from stillroom import chat_format
-from stillroom.artifacts import atomic_write, write_json
+from stillroom.artifacts import atomic_write, write_json, write_jsonl
 from stillroom.errors import InputError
 from stillroom.params import Block, Endpoint, Sampling, Settings, Teacher
 from stillroom.records import Conversation, Message, read_conversations
 from stillroom.reporting import cards
-from stillroom.sorted_lines import SortedLines, sorted_files
+from stillroom.sorted_lines import SortedLines, sorted_file
 from stillroom.summary import lengths
 from stillroom.teacher import snapshot, verdicts
 from stillroom.teacher.cache import Cache
@@ -118,13 +118,13 @@ def run(paths: Paths, params: Params) -> None:
     """
     chat = chat_format.get(params.chat_format)
     tally = Tally()
-    outs = sorted_files(paths.distilled, paths.instructions, source=paths.conversations)
-    with outs as files, Cache() as cache:
+    with sorted_file(paths.distilled, paths.conversations) as records, Cache() as cache:
 
         def done(_: int, outcome: Outcome) -> None:
             tally.add(outcome)
             if outcome.conversation.messages:
-                files.add(outcome.conversation.id, *written(outcome.conversation, chat))
+                line = orjson.dumps(outcome.conversation, option=orjson.OPT_APPEND_NEWLINE)
+                records.add(outcome.conversation.id, line)
 
         used = answer(paths, params, chat, cache, done)
         if params.answers == "original" and tally.lost and not tally.turns:
@@ -132,7 +132,7 @@ def run(paths: Paths, params: Params) -> None:
             raise InputError("no conversation has an answer", where=str(paths.conversations), hint=hint)
         with ThreadPoolExecutor(1) as pool:
             saved = pool.submit(snapshot.write, paths.answers, cache, used)
-            files.merge()
+            write_jsonl(paths.instructions, texts(records.lines(), chat))
             saved.result()
     found = metrics(tally, paths.answers)
     with atomic_write(paths.card) as file:
@@ -250,11 +250,11 @@ def original(conversation: Conversation) -> Outcome:
     )
 
 
-def written(conversation: Conversation, chat: chat_format.ChatFormat) -> tuple[bytes, bytes]:
-    """A conversation's two lines: its record, and its text in the seed's form."""
-    text = {"text": chat.text(conversation.messages)}
-    newline = orjson.OPT_APPEND_NEWLINE
-    return orjson.dumps(conversation, option=newline), orjson.dumps(text, option=newline)
+def texts(records: Iterable[bytes], chat: chat_format.ChatFormat) -> Iterator[dict[str, str]]:
+    """The conversations of lines of JSON as texts, in the seed's form."""
+    for record in records:
+        messages = [Message(**message) for message in orjson.loads(record)["messages"]]
+        yield {"text": chat.text(messages)}
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The response cache: every answer that was ever paid for, durable before anyone uses it.
 
-request keys ──▶ Cache.find_many ──▶ {key: Row}
+request keys ──▶ Cache.find_many ──▶ {key: Kept}
 Row ──▶ Cache.store: spool, then commit ──▶ the row that counts     (`stillroom cache stats|show|export|…`)
 
 One DuckDB file, `responses.duckdb`, under STILLROOM_CACHE (default: the user's cache directory), shared by
@@ -32,12 +32,12 @@ import orjson
 from stillroom.artifacts import atomic_write
 from stillroom.errors import InputError, StillroomError
 from stillroom.teacher.cache_file import (
-    ANSWER,
     BYTES,
     COLUMNS,
     KEYS,
     PORTABLE,
     TEACHER,
+    Kept,
     Row,
     check_snapshot,
     default_path,
@@ -53,7 +53,7 @@ from stillroom.teacher.spool import Spool
 if TYPE_CHECKING:
     from pyarrow import Table
 
-__all__ = ["Cache", "Row", "default_path"]
+__all__ = ["Cache", "Kept", "Row", "default_path"]
 
 COMMIT_SECONDS = 0.1
 """how long a row waits for others to share its commit"""
@@ -121,10 +121,10 @@ class Cache:
         place = bisect_left(self._before, prefix)
         return key in self._since or (place < len(self._before) and self._before[place] == prefix)
 
-    def find_many(self, keys: Iterable[str]) -> dict[str, Row]:
-        """The rows of those keys that are there, in one query; without request and provenance."""
-        found = self._do(lambda connection: _select(connection, ANSWER, keys))
-        return {values[0]: Row(*values) for values in found}
+    def find_many(self, keys: Iterable[str]) -> dict[str, Kept]:
+        """What is kept of those keys that are there, in one query."""
+        found = self._do(lambda connection: _select(connection, ", ".join(Kept._fields), keys))
+        return {values[0]: Kept(*values) for values in found}
 
     def store(self, row: Row) -> Future[Row]:
         """Keep a row: no kill loses it from here on. The result comes with the commit, and is the row that

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import platformdirs
@@ -70,9 +70,17 @@ class Row:
     """the whole response as JSON, without the answer's text"""
 
 
+class Kept(NamedTuple):
+    """What a run needs of a row: not the request, which it has, nor where the answer came from."""
+
+    key: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
 COLUMNS = ", ".join(f.name for f in fields(Row))
-ANSWER = "key, '' AS request, text, finish_reason, prompt_tokens, completion_tokens"
-"""what a run needs of a row: not the request, which it has, nor where the answer came from"""
 PORTABLE = "key, request, text, finish_reason, prompt_tokens, completion_tokens"
 """the columns of a snapshot: the same answers give the same bytes, whoever bought them and when"""
 TEACHER = "coalesce(TRY(request->>'$.teacher'), '?')"

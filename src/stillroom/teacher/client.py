@@ -34,7 +34,7 @@ from stillroom.errors import EndpointError, StillroomError
 from stillroom.params import Endpoint, Teacher
 from stillroom.progress import short, track
 from stillroom.teacher import prices
-from stillroom.teacher.cache import Cache, Row
+from stillroom.teacher.cache import Cache, Kept, Row
 from stillroom.teacher.embedded import serving
 from stillroom.teacher.keys import api_key, redacted, without
 from stillroom.teacher.limits import Gate, backoff
@@ -218,7 +218,7 @@ class Asker:
         else:
             wave.append((index, dialogue, self._query(request)))
 
-    def _given(self, row: Row, *, cached: bool) -> Answer:
+    def _given(self, row: Row | Kept, *, cached: bool) -> Answer:
         """Note an answer that is given to a dialogue."""
         self._used.add(row.key)
         return answer(row, cached=cached)
@@ -311,7 +311,7 @@ class Asker:
         self._gate = Gate(self.endpoint, used)
         self._base_url = base_url
 
-    async def _find_or_ask(self, wanted: Query) -> tuple[Row, bool]:
+    async def _find_or_ask(self, wanted: Query) -> tuple[Row | Kept, bool]:
         """The row of a query, and whether it was there before."""
         if (asked := self._in_progress.get(wanted.key)) is not None:
             return await asyncio.shield(asked), False
@@ -329,7 +329,7 @@ class Asker:
         finally:
             del self._in_progress[wanted.key]
 
-    async def _looked_up(self, key: str) -> Row | None:
+    async def _looked_up(self, key: str) -> Kept | None:
         return (await asyncio.to_thread(self._cache.find_many, [key])).get(key)
 
     async def _ask(self, wanted: Query) -> Row:

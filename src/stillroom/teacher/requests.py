@@ -40,7 +40,7 @@ from stillroom.chat_format import ChatFormat
 from stillroom.errors import EndpointError
 from stillroom.params import Sampling, Teacher
 from stillroom.records import Message
-from stillroom.teacher.cache import Row
+from stillroom.teacher.cache import Kept, Row
 
 KEY_VERSION = 1
 """of the canonical request; a new version asks everything anew"""
@@ -274,6 +274,6 @@ def turned_away(query: Query, status: int, code: object, message: str) -> Row | 
     return Row(query.key, query.text, "", FILTERED, 0, 0) if code == FILTERED else None
 
 
-def answer(row: Row, *, cached: bool) -> Answer:
+def answer(row: Row | Kept, *, cached: bool) -> Answer:
     """What a stage is told of a row."""
     return Answer(row.key, row.text, row.finish_reason, row.prompt_tokens, row.completion_tokens, cached)
