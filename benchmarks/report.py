@@ -31,7 +31,7 @@ from stillroom.benchmarks.base import Sample
 from stillroom.benchmarks.leaderboard import TITLES
 from stillroom.stages.evaluate import metrics
 
-RUN = "from stillroom.stages import report as r; r.run(r.Paths(), r.Params())"
+RUN = "from stillroom.stages import report as r; r.run(r.Paths(), r.Params(baseline='m0'))"
 PROMPT = "The lamp burned on, and the keeper waited for a boat that was late. " * 40
 
 

@@ -80,26 +80,32 @@ class SortedFile:
             self._late = True
 
     def lines(self) -> Iterator[bytes]:
-        """Bring what came late to its place, and all to the disk; then the lines. Nothing can be added any
-        more."""
-        if self._late:
-            with _moved(self._file) as written:
-                self._file.writelines(late or written.readline() for late in self._keys)
+        """All lines, in order, from a file that is on the disk; nothing can be added any more."""
+        self.merge()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.seek(0)
         yield from self._file
 
+    def merge(self) -> None:
+        """Bring what came late to its place."""
+        if self._late:
+            with _moved(self._file) as written:
+                self._file.writelines(late or written.readline() for late in self._keys)
+            self._late = False
+
 
 @contextmanager
 def sorted_file(path: Path, source: Path | None = None) -> Iterator[SortedFile]:
-    """A file to fill in any order; it gets its name where the block ends well, after its `lines` were read.
+    """A file to fill in any order; it gets its name only where the block ends well.
 
     source: of the records, for errors. Raises InputError where another run is writing the file,
     StillroomError where the temporary directory is full.
     """
     with atomic_write(path, alone=True) as file, SortedLines(source) as keys:
-        yield SortedFile(file, keys)
+        made = SortedFile(file, keys)
+        yield made
+        made.merge()
 
 
 @contextmanager

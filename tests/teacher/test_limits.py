@@ -303,16 +303,26 @@ def test_a_limit_of_tokens_is_used_and_kept():
     assert server.refused < 0.02 * server.answered
 
 
+def seconds_with_strays(share, seed, count, **server):
+    async def main():
+        faults = Server(None, 0.1, "retry-after", faults=share, rng=random.Random(seed), **server)
+        return await ask(gated(), faults, count)
+
+    return run(main())
+
+
 @pytest.mark.parametrize("share", [0.05, 0.1])
 def test_refusals_that_have_nothing_to_do_with_the_pace_slow_nothing_down(share):
-    def seconds(share, seed):
-        async def main():
-            server = Server(None, 0.1, "retry-after", faults=share, rng=random.Random(seed))
-            return await ask(gated(), server, 2000)
+    seconds = sum(seconds_with_strays(share, seed, 2000) for seed in range(5))
+    assert seconds < 1.3 * 5 * seconds_with_strays(0, 0, 2000)
 
-        return run(main())
 
-    assert sum(seconds(share, seed) for seed in range(5)) < 1.3 * 5 * seconds(0, 0)
+@pytest.mark.parametrize("seed", range(8))
+def test_strays_that_come_close_together_by_chance_make_nobody_else_wait(seed, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(Gate, "_pause", lambda _, seconds: pauses.append(seconds))
+    seconds_with_strays(0.05, seed, 8000, whole_seconds=True)
+    assert pauses == []
 
 
 def test_an_overloaded_server_gets_what_it_can_do():

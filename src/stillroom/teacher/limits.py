@@ -26,7 +26,7 @@ from stillroom.errors import EndpointError
 from stillroom.params import Endpoint
 from stillroom.teacher.rate_headers import allowance, resets_in
 
-WINDOW, SHARE = 40, 0.2
+WINDOW, SHARE = 60, 0.2
 """congestion is when at least this share of the last WINDOW answers were 429 or 503"""
 USUAL, MOST_USUAL, TIMES = 1 / 200, 0.12, 3.0
 """… and TIMES the usual share (a mean that forgets USUAL at each answer): strays all along are none"""
