@@ -42,6 +42,8 @@ WORDS_PER_TURN = 150
 """about 1 KB"""
 REQUEST_TOKENS = 540
 """of a prompt and its answer, about; each client's requests are a little longer or shorter"""
+SAMPLING = {"max_tokens": 1024, "temperature": 0.7, "top_p": 1.0}
+"""as in peers/conversations.py"""
 SLOTS = 100
 """requests at a time that a server of limited capacity takes"""
 
@@ -192,7 +194,7 @@ class Bench:
         return work
 
     def params(self, cell: Cell) -> dict[str, Any]:
-        """Our settings."""
+        """Our settings: what is sent is what the other clients send."""
         return {
             "common": {"teacher": {"model": "mock-teacher"}},
             "endpoint": {
@@ -200,7 +202,7 @@ class Bench:
                 "max_in_flight": cell.in_flight,
                 **dict(cell.endpoint),
             },
-            "distill": {"sampling": {"max_tokens": 1024, "temperature": 0.7, "top_p": 1.0}},
+            "distill": {"sampling": {**SAMPLING, "top_k": None, "repetition_penalty": None}},
         }
 
     def command(self, client: Client, cell: Cell) -> list[str]:

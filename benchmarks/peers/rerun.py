@@ -43,7 +43,7 @@ def replayed(questions: list[str], kept: dict[str, list[Any]]) -> tuple[list[Mes
         request = {"version": 1, "teacher": "mock-teacher", "sample": 0, "body": body(messages)}
         key = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
         text, *rest = kept[key]
-        messages.append({"role": "assistant", "content": text})
+        messages.append({"role": "assistant", "content": text.strip()})
         turns.append([key, *rest])
     return messages, turns
 
