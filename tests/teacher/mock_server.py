@@ -18,25 +18,38 @@ from aiohttp import web
 
 
 class Allowance:
-    """So many units a minute, refilled all the time; at most `burst` seconds' worth saved up."""
+    """So many units a minute, at most `burst` seconds' worth saved up.
 
-    def __init__(self, unit, per_minute, burst):
+    They are refilled all the time, or `at_once` every `burst` seconds.
+    """
+
+    def __init__(self, unit, per_minute, burst, at_once=False):
         self.unit, self.per_minute, self.rate = unit, per_minute, per_minute / 60
         self.level = self.most = self.rate * burst
+        self.window = burst if at_once else None
         self.at = time.monotonic()
 
     def wait(self, units):
         """Seconds until so many may be taken."""
-        now = time.monotonic()
-        self.level = min(self.most, self.level + (now - self.at) * self.rate)
-        self.at = now
-        return max(0.0, (min(units, self.most) - self.level) / self.rate)
+        passed = time.monotonic() - self.at
+        if self.window:
+            passed -= passed % self.window
+        self.level = min(self.most, self.level + passed * self.rate)
+        self.at += passed
+        missing = max(0.0, min(units, self.most) - self.level)
+        return self.resets_in() if missing and self.window else missing / self.rate
+
+    def resets_in(self):
+        """Seconds until all of it is back."""
+        if self.window:
+            return self.at + self.window - time.monotonic()
+        return (self.most - self.level) / self.rate
 
     def headers(self):
         return {
             f"x-ratelimit-limit-{self.unit}": f"{self.per_minute:.0f}",
             f"x-ratelimit-remaining-{self.unit}": f"{max(0, int(self.level))}",
-            f"x-ratelimit-reset-{self.unit}": f"{(self.most - self.level) / self.rate * 1000:.0f}ms",
+            f"x-ratelimit-reset-{self.unit}": f"{self.resets_in() * 1000:.0f}ms",
         }
 
 
@@ -64,8 +77,11 @@ class MockServer:
     """prompt and max_tokens; what was not used is given back"""
     burst: float = 1.0
     """seconds' worth of requests_per_minute and tokens_per_minute that may come at once"""
+    at_once: bool = False
+    """whether that much is back every `burst` seconds, and nothing in between"""
     say: str = "headers"
-    """what refusals by a limit say: nothing, retry-after, headers (x-ratelimit-* too, also on answers)"""
+    """what refusals by a limit say: nothing, retry-after, resets (x-ratelimit-*, on answers too), headers
+    (both), body (x-ratelimit-reset in the error, as OpenRouter does)"""
     mount: tuple = ()
 
     def __enter__(self):
@@ -117,21 +133,26 @@ def _failed(status, message, headers=None, **error):
     return web.json_response({"error": {"message": message, **error}}, status=status, headers=headers)
 
 
+def _as_openrouter(wait):
+    moment = f"{(time.time() + wait) * 1000:.0f}"
+    return {"X-RateLimit-Limit": "20", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": moment}
+
+
 def _serve(mock, sender):
     rng = random.Random(mock.seed)
     served = []
     limits = [
-        Allowance(unit, per_minute, mock.burst)
+        Allowance(unit, per_minute, mock.burst, mock.at_once)
         for unit, per_minute in (("requests", mock.requests_per_minute), ("tokens", mock.tokens_per_minute))
         if per_minute
     ]
 
-    def refusal(headers=None):
+    def refusal(headers=None, **error):
         mock.counter.value += 1
-        return _failed(429, "slow down", headers)
+        return _failed(429, "slow down", headers, **error)
 
     def said():
-        shown = limits if mock.say == "headers" else []
+        shown = limits if mock.say in ("headers", "resets") else []
         return {name: value for limit in shown for name, value in limit.headers().items()}
 
     def limited(body):
@@ -144,7 +165,9 @@ def _serve(mock, sender):
             served.append(now)
         units = {"requests": 1, "tokens": _prompt_tokens(body) + body.get("max_tokens", 16)}
         if limits and (wait := max(limit.wait(units[limit.unit]) for limit in limits)):
-            asked = {} if mock.say == "nothing" else {"retry-after-ms": f"{wait * 1000:.0f}"}
+            if mock.say == "body":
+                return refusal(metadata={"headers": _as_openrouter(wait)})
+            asked = {} if mock.say in ("nothing", "resets") else {"retry-after-ms": f"{wait * 1000:.0f}"}
             return refusal({**said(), **asked})
         for limit in limits:
             limit.level -= units[limit.unit]

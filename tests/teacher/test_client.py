@@ -147,8 +147,26 @@ def test_what_will_not_go_away_stops_at_once_with_one_message(
     assert "sk-very-secret" not in message
 
 
+@pytest.mark.parametrize("say", ["resets", "body"])
+def test_who_says_only_when_there_is_more_is_not_asked_before(start, tmp_path, say):
+    limited = start(requests_per_minute=40, burst=3, at_once=True, say=say)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        asked(limited.url, cache, requests(4))
+    assert len(limited.bought()) == 4
+    assert limited.refused() == 2
+
+
 def test_a_pause_of_hours_is_a_quota_and_stops_the_run(start, tmp_path):
     spent = start(faults={429: 1.0}, retry_after="7200")
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="the quota is used up"):
+        asked(spent.url, cache, requests(3))
+
+
+def test_a_limit_of_the_day_that_is_used_up_stops_the_run(start, tmp_path):
+    tomorrow = f"{(time.time() + 54_000) * 1000:.0f}"
+    said = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": tomorrow}
+    error = {"message": "free-models-per-day", "metadata": {"headers": said}}
+    spent = start(always=429, error=error)
     with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="the quota is used up"):
         asked(spent.url, cache, requests(3))
 

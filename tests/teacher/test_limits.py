@@ -11,7 +11,7 @@ from virtual_time import Server, TokenBucket, Window, ask, run
 from stillroom.errors import EndpointError
 from stillroom.params import Endpoint
 from stillroom.teacher.limits import BURST, DAY, LONGEST_BACKOFF, WINDOW, Bucket, Gate, backoff
-from stillroom.teacher.rate_headers import retry_after
+from stillroom.teacher.rate_headers import asked_wait
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +83,9 @@ def test_what_the_endpoint_asks_for_is_waited_however_long(wait):
     run(main())
 
 
-def test_without_a_retry_after_the_reset_counts():
-    headers = {"x-ratelimit-limit-tokens": "60", "x-ratelimit-remaining-tokens": "0"}
-    wait = Gate(Endpoint()).congested(None, {**headers, "x-ratelimit-reset-tokens": "6m0s"})
-    assert 360 <= wait <= 396
-    assert 0.25 <= Gate(Endpoint()).congested() <= 0.275
+@pytest.mark.parametrize(("tries", "wait"), [(0, 0.25), (1, 0.25), (2, 0.5), (4, 2), (30, 30)])
+def test_who_is_not_told_how_long_waits_longer_each_time(tries, wait):
+    assert wait <= Gate(Endpoint()).congested(tries=tries) <= 1.1 * wait
 
 
 def test_after_a_pause_they_set_out_one_after_the_other():
@@ -352,7 +350,7 @@ async def asked(url, count, gate):
                 if response.ok:
                     break
                 assert response.status == 429
-                await asyncio.sleep(gate.congested(retry_after(response.headers), response.headers))
+                await asyncio.sleep(gate.congested(asked_wait(response.headers), response.headers))
 
     async with aiohttp.ClientSession() as session:
         await asyncio.gather(*(worker(session) for _ in range(2 * gate.most)))

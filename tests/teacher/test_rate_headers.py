@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.teacher.rate_headers import Allowance, allowance, resets_in, retry_after, seconds
+from stillroom.teacher.rate_headers import Allowance, allowance, asked_wait, resets_in, retry_after, seconds
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,24 @@ def test_resets_in_all_their_spellings(text, expected):
     assert resets_in({"x-ratelimit-reset-tokens": text}, "tokens") == pytest.approx(expected)
 
 
+def test_what_is_used_up_is_waited_for_where_no_retry_after_says_how_long():
+    used_up = {"x-ratelimit-limit-tokens": "60", "x-ratelimit-remaining-tokens": "0"}
+    reset = {"x-ratelimit-reset-tokens": "6m0s"}
+    others = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "9"}
+    assert asked_wait({**others, "x-ratelimit-reset-requests": "9m", **used_up, **reset}) == 360
+    assert asked_wait({**used_up, **reset, "retry-after": "2"}) == 2
+    assert asked_wait(used_up) is None
+    assert asked_wait({**used_up, **reset, "x-ratelimit-remaining-tokens": "9"}) is None
+    assert asked_wait({}) is None
+    unsaid = {"x-ratelimit-limit": "20", "x-ratelimit-remaining": "0"}
+    assert asked_wait({**unsaid, "x-ratelimit-reset": "42"}) == 42
+    assert asked_wait({**unsaid, "x-ratelimit-remaining": "3", "x-ratelimit-reset": "42"}) is None
+
+
 def test_a_reset_may_be_a_moment():
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60)
-    for text in (soon.isoformat(), soon.strftime("%Y-%m-%dT%H:%M:%SZ"), str(soon.timestamp())):
+    moment = soon.timestamp()
+    for text in (soon.isoformat(), soon.strftime("%Y-%m-%dT%H:%M:%SZ"), str(moment), f"{1000 * moment:.0f}"):
         wait = resets_in({"anthropic-ratelimit-requests-reset": text}, "requests")
         assert wait == pytest.approx(60, abs=3)
 

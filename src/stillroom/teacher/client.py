@@ -38,7 +38,7 @@ from stillroom.teacher.cache import Cache, Kept, Row
 from stillroom.teacher.embedded import serving
 from stillroom.teacher.keys import api_key, redacted, without
 from stillroom.teacher.limits import Gate, backoff
-from stillroom.teacher.rate_headers import retry_after
+from stillroom.teacher.rate_headers import asked_wait, retry_after
 from stillroom.teacher.requests import (
     Answer,
     Dialogue,
@@ -346,15 +346,16 @@ class Asker:
                     return await self._stored(row)
                 self._raise_if_final(error)
                 failure, headers = self._describe(error), error.headers
-                wait, congested = retry_after(headers), error.status in CONGESTION
+                wait, congested = _asked_wait(error), error.status in CONGESTION
             except Unanswered as error:
                 failure = self._describe(error)
             self.counts["retries"] += 1
             # congestion counts as a failed try only where nobody else got through meanwhile
             tries += not congested or self.counts["asked"] == asked
             self._raise_if_hopeless(failure, tries)
-            delay = backoff(max(tries, 1)) if wait is None else wait
-            await asyncio.sleep(self._gate.congested(delay, headers) if congested else delay)
+            if congested:
+                wait = self._gate.congested(wait, headers, tries)
+            await asyncio.sleep(backoff(tries) if wait is None else wait)
 
     async def _attempt(self, wanted: Query, number: int) -> Row:
         """Send a query once, when the limits allow; return its committed row."""
@@ -473,7 +474,7 @@ class Asker:
         """Raise EndpointError for what a retry will not mend."""
         status, code = error.status, error.code
         variable, model = self.endpoint.api_key_env, self.teacher.model
-        wait = retry_after(error.headers)
+        wait = _asked_wait(error)
         hints = {
             401: f"put a valid key into the environment variable {variable}",
             403: f"the key in {variable} may not use the model {model!r}",
@@ -507,6 +508,11 @@ class Asker:
     def _describe(self, error: Refused | Unanswered) -> str:
         """What happened, in one line, without the key."""
         return redacted(" ".join(str(error).split())[:300], self._secret)
+
+
+def _asked_wait(error: Refused) -> float | None:
+    """Seconds that a refusal asks to wait. Of other failures, a limit that is used up is not the reason."""
+    return (asked_wait if error.status in CONGESTION else retry_after)(error.headers)
 
 
 def together(in_flight: int) -> int:

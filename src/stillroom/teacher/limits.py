@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 
 from stillroom.errors import EndpointError
 from stillroom.params import Endpoint
-from stillroom.teacher.rate_headers import allowance, resets_in
+from stillroom.teacher.rate_headers import UNITS, allowance, used_up
 
 WINDOW, SHARE = 60, 0.2
 """congestion is when at least this share of the last WINDOW answers were 429 or 503"""
@@ -47,8 +47,6 @@ ENOUGH, MANY, FEW = 100, 0.2, 0.03
 DAY, HOUR = 86_400.0, 3_600.0
 INSTANT = 1e-6
 """seconds; shorter waits are none"""
-
-UNITS = ("requests", "tokens")
 
 
 class Bucket:
@@ -233,17 +231,19 @@ class Gate:
         self._pace.answered()
         self.limit = min(self.most, self.limit + 1 / self.limit)
 
-    def congested(self, wait: float | None = None, headers: Mapping[str, str] | None = None) -> float:
+    def congested(
+        self, wait: float | None = None, headers: Mapping[str, str] | None = None, tries: int = 1
+    ) -> float:
         """Note a 429 or 503; return how many seconds its own request should wait, never less than asked.
 
-        wait: what the response asks for (see `retry_after`); None where it does not say.
+        wait: what the response asks for (see `asked_wait`); None where it does not say.
+        tries: how often the request has failed while nobody else got through.
         """
-        empty = self._heed(headers) if headers else None
+        if headers:
+            self._heed(headers)
         if wait is None:
-            wait = resets_in(headers or {}, empty) if empty else None
-        if wait is None:
-            wait = _doubling(1 + self._barren)
-        if empty:
+            wait = _doubling(max(tries, 1 + self._barren))
+        if headers and used_up(headers):
             self._pause(wait)
         elif not self._stale:
             self._pace.refused(self._clock())
@@ -272,9 +272,8 @@ class Gate:
             self._opens, self._ramp_ends = until, until + RAMP
             self._step = RAMP / self.limit
 
-    def _heed(self, headers: Mapping[str, str]) -> str | None:
-        """Take limits and what is left of them from headers; return the unit of which nothing is left."""
-        empty = None
+    def _heed(self, headers: Mapping[str, str]) -> None:
+        """Take limits and what is left of them from headers."""
         for i, unit in enumerate(UNITS):
             if (allowed := allowance(headers, unit)) is None:
                 continue
@@ -286,9 +285,6 @@ class Gate:
             if bucket:
                 bucket.delay(0, now)
                 bucket.lower(allowed.remaining)
-            if allowed.remaining == 0:
-                empty = unit
-        return empty
 
     def _admit(self) -> None:
         """Let those through who may go now, and see to it that the next is thought of in time."""

@@ -1,9 +1,10 @@
 """What an endpoint says about its limits: how long to wait, what it allows, what is left of it.
 
-response headers ──▶ retry_after, allowance, resets_in
+response headers ──▶ asked_wait, retry_after, allowance, used_up, resets_in
 
 Understood: `retry-after` and `retry-after-ms`; OpenAI's and Azure's `x-ratelimit-{limit,remaining,reset}-
-{requests,tokens}`; Anthropic's `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`.
+{requests,tokens}`; Anthropic's `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`; OpenRouter's
+`x-ratelimit-{limit,remaining,reset}`, but not their limit, which may be of a minute or of a day.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 NAMES = ("x-ratelimit-{part}-{unit}", "anthropic-ratelimit-{unit}-{part}")
+UNITS = ("requests", "tokens")
+UNSAID = ""
+"""the unit of an endpoint that does not say what it limits"""
 DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:ms|us|µs|ns|s|m|h|d))+")
 PART = re.compile(r"(\d+(?:\.\d*)?)(ms|us|µs|ns|s|m|h|d)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
 EPOCH = 1e9
-"""a plain number above this is a moment in seconds since 1970, not a duration"""
+"""a plain number above this is a moment in seconds since 1970, not a duration; a thousand times that, in
+milliseconds"""
 
 
 class Allowance(NamedTuple):
@@ -29,6 +35,14 @@ class Allowance(NamedTuple):
 
     limit: float | None
     remaining: float
+
+
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a refusal asks to wait: its Retry-After, else until there is more of what is used up."""
+    if (wait := retry_after(headers)) is not None:
+        return wait
+    resets = (resets_in(headers, unit) for unit in used_up(headers))
+    return max((wait for wait in resets if wait is not None), default=None)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -45,25 +59,24 @@ def allowance(headers: Mapping[str, str], unit: str) -> Allowance | None:
 
     A limit that is −1, 0 or empty, and a rest that is negative or empty, mean unknown (Azure).
     """
-    for style in NAMES:
-        remaining = headers.get(style.format(part="remaining", unit=unit))
-        if remaining is None:
-            continue
-        left = number(remaining)
-        said = headers.get(style.format(part="limit", unit=unit))
-        limit = number(said) or None
-        if left is not None and (limit or (said is None and left > 0)):
-            return Allowance(limit, left)
-    return None
+    left = number(_named(headers, "remaining", unit))
+    if left is None:
+        return None
+    said = _named(headers, "limit", unit)
+    limit = number(said) or None
+    return Allowance(limit, left) if limit or (said is None and left > 0) else None
+
+
+def used_up(headers: Mapping[str, str]) -> list[str]:
+    """Units of which nothing is left."""
+    found = {unit: allowance(headers, unit) for unit in (*UNITS, UNSAID)}
+    return [unit for unit, allowed in found.items() if allowed and allowed.remaining == 0]
 
 
 def resets_in(headers: Mapping[str, str], unit: str) -> float | None:
     """Seconds until the allowance of a unit is whole again: `6m0s`, `120ms`, `1`, or a date; else None."""
-    for style in NAMES:
-        value = headers.get(style.format(part="reset", unit=unit))
-        if value is not None:
-            return seconds(value, headers.get("date"))
-    return None
+    value = _named(headers, "reset", unit)
+    return None if value is None else seconds(value, headers.get("date"))
 
 
 def seconds(value: str, sent: str | None = None) -> float | None:
@@ -73,7 +86,9 @@ def seconds(value: str, sent: str | None = None) -> float | None:
     """
     value = value.strip()
     if (plain := number(value)) is not None:
-        return plain if plain < EPOCH else max(0.0, plain - time.time())
+        if plain < EPOCH:
+            return plain
+        return max(0.0, (plain if plain < 1000 * EPOCH else plain / 1000) - time.time())
     if DURATION.fullmatch(value):
         return sum(float(amount) * SECONDS[unit] for amount, unit in PART.findall(value))
     moment = _moment(value)
@@ -90,6 +105,19 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if value >= 0 and math.isfinite(value) else None
+
+
+def _named(headers: Mapping[str, str], part: str, unit: str) -> str | None:
+    """A header's value, in whose style ever."""
+    for name in _names(part, unit):
+        if (value := headers.get(name)) is not None:
+            return value
+    return None
+
+
+@cache
+def _names(part: str, unit: str) -> list[str]:
+    return [style.format(part=part, unit=unit).removesuffix("-") for style in NAMES]
 
 
 def _moment(text: str) -> float | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import certifi
@@ -39,7 +39,8 @@ class Refused(Exception):
         self.code = fields.get("code")
         """the vendor's word for the error"""
         self.status = status if status >= 400 else _status(self.code)
-        self.headers = headers
+        self.headers = {**_said_in(fields), **{name.lower(): value for name, value in headers.items()}}
+        """by their names in lower case, and those that OpenRouter sends in the body"""
         self.message = str(fields.get("message") or fields.get("detail") or reason or "no reason given")
         super().__init__(f"{self.status}: {self.message}")
 
@@ -109,6 +110,13 @@ def is_local(base_url: str) -> bool:
 def _status(code: object) -> int:
     """The status that an error's code is; of another code, that of a gateway whose server failed."""
     return code if isinstance(code, int) and 400 <= code < 600 else 502
+
+
+def _said_in(error: dict[str, Any]) -> dict[str, str]:
+    """The headers that an error's metadata has."""
+    metadata = error.get("metadata")
+    said = metadata.get("headers") if isinstance(metadata, dict) else None
+    return {name.lower(): str(value) for name, value in said.items()} if isinstance(said, dict) else {}
 
 
 def _parsed(content: bytes) -> object:
