@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, pairwise
 
@@ -99,16 +99,17 @@ def lcs_rows(matches: Iterable[int], first: int) -> Iterator[int]:
 
 
 def summary_f1(reference: Sequence[Tokens], candidate: Sequence[Tokens]) -> float:
-    """Union LCS of each reference sentence with all candidate sentences (Lin 2004, section 3.2)."""
-    ours, theirs = (Counter(chain(*side)) for side in (reference, candidate))
-    sizes, hits, beside = (ours.total(), theirs.total()), 0, SideBySide(candidate)
+    """Union LCS of each reference sentence with all candidate sentences (Lin 2004, section 3.2).
+
+    A token is a hit as often as the candidate has it; what is then found of it is not looked for.
+    """
+    hits, beside, left = 0, SideBySide(candidate), Counter(chain(*candidate))
+    sizes = sum(map(len, reference)), left.total()
     for sentence in reference:
-        for i in beside.union(sentence):
-            token = sentence[i]
-            if ours[token] > 0 and theirs[token] > 0:
+        for token in beside.union(sentence, left):
+            if left[token]:
                 hits += 1
-                ours[token] -= 1
-                theirs[token] -= 1
+                left[token] -= 1
     return f1(hits, *sizes)
 
 
@@ -131,49 +132,51 @@ class SideBySide:
             offset += len(sentence) + 1
         self._spans.sort(key=lambda span: -span[0])
 
-    def union(self, reference: Tokens) -> list[int]:
-        """Which reference tokens are in a longest common subsequence with some sentence, ascending.
+    def union(self, reference: Tokens, wanted: Mapping[str, int]) -> list[str]:
+        """The reference's tokens that are in a longest common subsequence with some sentence.
 
-        Of equally long ones it is the one that `rouge-score` reads out. A sentence that holds no token still
-        missing adds nothing, and is not looked at.
+        Of equally long ones it is the one that `rouge-score` reads out. A sentence that has none of the
+        wanted tokens still missing is not looked at.
         """
-        known = [i for i, token in enumerate(reference) if token in self._places]
-        tokens = [reference[i] for i in known]
+        tokens = [token for token in reference if token in self._places]
+        missing = Counter(token for token in tokens if wanted[token])
+        if not missing:
+            return []
         rows = [self._first, *lcs_rows([self._places[token] for token in tokens], self._first)]
-        missing, found = set(tokens), set[int]()
+        found = set[int]()
         for size, offset, places in self._spans:
-            if not missing.isdisjoint(places):
-                found.update(_read_out(tokens, rows, size, offset, places))
-                missing = {token for k, token in enumerate(tokens) if k not in found}
-        return [known[k] for k in sorted(found)]
+            if missing.keys().isdisjoint(places):
+                continue
+            for k in _read_out(tokens, rows, size, offset, places):
+                if k not in found:
+                    found.add(k)
+                    token = tokens[k]
+                    if missing[token] > 1:
+                        missing[token] -= 1
+                    else:
+                        del missing[token]
+        return [tokens[k] for k in found]
 
 
 def _read_out(
-    tokens: Tokens, rows: Sequence[int], size: int, offset: int, places: dict[str, int]
-) -> list[int]:
+    tokens: Tokens, rows: Sequence[int], size: int, offset: int, places: Mapping[str, int]
+) -> Iterator[int]:
     """Which tokens a longest common subsequence with one sentence takes, the last first.
 
-    From a cell (k, j) of the table of lengths it goes on past a match, else to the left where that is longer
-    than what stands above, else up.
+    From a cell (k, j) of the table of lengths `rouge-score` goes on past a match, else to the left where that
+    is longer than what stands above, else up. So it takes token k where it matches at j, or where the length
+    at j is greater with k than without: then at its last place before j, since all between are as long.
     """
-    segment, found = full(size), []
-    above = rows[-1] >> offset & segment
+    before = full(size)
+    length = size - (rows[-1] >> offset & before).bit_count()
     for k in range(len(tokens) - 1, -1, -1):
-        match = places.get(tokens[k])
-        if match is None:
-            continue
-        here, above = above, rows[k] >> offset & segment
-        while size:
-            bit = 1 << size - 1
-            if match & bit:
-                found.append(k)
-                size -= 1
-                break
-            before = bit - 1
-            if not above & bit or (above & before).bit_count() == (here & before).bit_count():
-                break
-            size -= 1
-    return found
+        if match := places.get(tokens[k], 0) & before:
+            last = match.bit_length()
+            if last == size or size - (rows[k] >> offset & before).bit_count() < length:
+                yield k
+                size, length, before = last - 1, length - 1, full(last - 1)
+                if not length:
+                    return
 
 
 class _Stems(dict[str, str]):
