@@ -2,7 +2,7 @@
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -36,6 +36,8 @@ def expected(target, prediction):
 
 @settings(max_examples=300)
 @given(TEXTS, TEXTS)
+@example("a a", "a b\na")  # which of two equal tokens is taken decides
+@example("a a", "b a c c\na\nc a c")  # the same token is taken twice
 def test_values_are_those_of_rouge_score(target, prediction):
     assert rouge.rouge(target, prediction) == expected(target, prediction)
 
