@@ -174,6 +174,25 @@ def test_tokens_that_were_not_used_come_back():
     assert run(main()) < 1.0, "20,000 reserved tokens at 1,000 a second, of which 200 were used"
 
 
+def test_who_has_been_there_goes_before_those_who_have_not():
+    came = []
+
+    async def main():
+        gate = gated(max_in_flight=1)
+
+        async def one(name, again):
+            await gate.enter(1, again=again)
+            came.append(name)
+            await asyncio.sleep(0.1)
+            gate.leave(1, 1)
+
+        names = ["first", "new", "again", "newer", "again too"]
+        await asyncio.gather(*(one(name, name.startswith("again")) for name in names))
+
+    run(main())
+    assert came == ["first", "again", "again too", "new", "newer"]
+
+
 works = st.lists(
     st.tuples(
         st.integers(1, 40),  # tokens reserved
@@ -181,6 +200,7 @@ works = st.lists(
         st.sampled_from([0.0, 0.01, 0.3, 2.0]),  # seconds in flight
         st.sampled_from([0.0, 0.0, 0.5, 3.0]),  # seconds before it comes
         st.sampled_from([None, None, None, 0.0, 0.2, 1.0]),  # seconds until it is cancelled
+        st.booleans(),  # whether it has been there before
     ),
     min_size=1,
     max_size=40,
@@ -197,12 +217,12 @@ def test_limits_hold_nobody_overtakes_and_nobody_is_forgotten(work, most, reques
         gate = gated(max_in_flight=most, requests_per_minute=requests, tokens_per_minute=tokens)
         arrived = itertools.count()
 
-        async def one(reserved, spent, flight, before):
+        async def one(reserved, spent, flight, before, _, again):
             await asyncio.sleep(before)
             place = next(arrived)
-            await gate.enter(reserved)
+            await gate.enter(reserved, again=again)
             spent = min(reserved, spent)
-            entered.append((now(), place, reserved, spent))
+            entered.append((now(), place, reserved, spent, again))
             assert gate.in_flight <= most
             try:
                 await asyncio.sleep(flight)
@@ -213,7 +233,7 @@ def test_limits_hold_nobody_overtakes_and_nobody_is_forgotten(work, most, reques
             await asyncio.sleep(after)
             task.cancel()
 
-        tasks = [asyncio.create_task(one(*item[:4])) for item in work]
+        tasks = [asyncio.create_task(one(*item)) for item in work]
         ends = [
             asyncio.create_task(cancelled(task, item[4]))
             for task, item in zip(tasks, work, strict=True)
@@ -223,10 +243,12 @@ def test_limits_hold_nobody_overtakes_and_nobody_is_forgotten(work, most, reques
             assert result is None or isinstance(result, asyncio.CancelledError)
         assert gate.in_flight == 0
         assert gate._reserved == 0
-        assert not gate._waiting
+        assert not gate._line()
 
     run(main())
-    assert [place for _, place, *_ in entered] == sorted(place for _, place, *_ in entered)
+    for line in (True, False):
+        places = [place for _, place, *_, again in entered if again == line]
+        assert places == sorted(places)
     for i, (start, *_) in enumerate(entered):
         for j in range(i, len(entered)):
             elapsed, span = entered[j][0] - start, entered[i : j + 1]
@@ -235,7 +257,7 @@ def test_limits_hold_nobody_overtakes_and_nobody_is_forgotten(work, most, reques
                 assert len(span) <= max(1, rate * BURST) + rate * elapsed + 1e-3
             if tokens:
                 rate = tokens / 60
-                used = sum(spent for *_, spent in span)
+                used = sum(spent for *_, spent, _ in span)
                 assert used <= max(1, rate * BURST) + rate * elapsed + 40 + 1e-3, "40: one that is larger"
 
 

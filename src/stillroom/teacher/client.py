@@ -362,7 +362,7 @@ class Asker:
         if self._failure:
             raise self._failure
         tokens = self.ledger.prompt_tokens(len(wanted.text)) + wanted.body["max_tokens"]
-        await self._gate.enter(tokens)
+        await self._gate.enter(tokens, again=number > 1)
         task = asyncio.current_task()
         assert task is not None
         self._sending.add(task)

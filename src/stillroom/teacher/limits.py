@@ -4,7 +4,8 @@
                                    or   gate.leave(reserved, 0)   await sleep(gate.congested(wait, headers))
 
 Limits come from params.yaml or else from the endpoint's headers; token buckets keep them, and are only ever
-lowered to what the endpoint says is left. Requests go through first come first served.
+lowered to what the endpoint says is left. Requests go through first come first served, and those that failed
+before those that were never sent.
 
 Only 429 and 503 are congestion. A stray one delays its own request. Where the endpoint says that nothing is
 left, all wait. When a fifth of the last answers were refusals, and many more than usual, that is one event:
@@ -21,6 +22,7 @@ import datetime
 import random
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from stillroom.errors import EndpointError
 from stillroom.params import Endpoint
@@ -154,6 +156,10 @@ class Pace:
         self._since, self._answered, self._refused = now, 0, 0
 
 
+Line: TypeAlias = collections.deque[tuple[asyncio.Future[None], float]]
+"""of those who wait, each with the tokens to reserve"""
+
+
 class Gate:
     """Lets requests through, first come first served, as the limits allow.
 
@@ -179,7 +185,7 @@ class Gate:
         daily = endpoint.requests_per_day is not None or endpoint.tokens_per_day is not None
         self._daily = Daily(endpoint, used_today, now) if daily else None
         self._reserved = 0.0
-        self._waiting: collections.deque[tuple[asyncio.Future[None], float]] = collections.deque()
+        self._again, self._waiting = Line(), Line()
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._opens = self._ramp_ends = now
@@ -189,14 +195,15 @@ class Gate:
         self._usual = 0.0
         self._barren = 0
 
-    async def enter(self, tokens: float) -> None:
+    async def enter(self, tokens: float, *, again: bool = False) -> None:
         """Wait for a place, and reserve one request and `tokens` tokens.
 
+        again: it has been here, and goes before those that have not, lest the unlucky pile up at the end.
         Raises EndpointError where a daily limit is used up.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, tokens))
-        if len(self._waiting) == 1:
+        (self._again if again else self._waiting).append((turn, tokens))
+        if self._line()[0][0] is turn:
             self._admit()
         try:
             await turn
@@ -217,7 +224,7 @@ class Gate:
             bucket.level += reserved - spent
         if self._daily:
             self._daily.count(0, spent, self._clock())
-        if self._waiting:
+        if self._line():
             self._admit()
 
     def succeeded(self, headers: Mapping[str, str] | None = None) -> None:
@@ -286,11 +293,15 @@ class Gate:
                 bucket.delay(0, now)
                 bucket.lower(allowed.remaining)
 
+    def _line(self) -> Line:
+        """Whoever is next stands first in it."""
+        return self._again or self._waiting
+
     def _admit(self) -> None:
         """Let those through who may go now, and see to it that the next is thought of in time."""
-        now, waiting = self._clock(), self._waiting
-        while waiting:
-            turn, tokens = waiting[0]
+        now = self._clock()
+        while line := self._line():
+            turn, tokens = line[0]
             if not turn.done():
                 if self._is_full(tokens, now):
                     return
@@ -298,7 +309,7 @@ class Gate:
                     return self._wake_in(delay)
                 self._take(tokens, now)
                 turn.set_result(None)
-            waiting.popleft()
+            line.popleft()
 
     def _is_full(self, tokens: float, now: float) -> bool:
         """Whether the next waits until somebody leaves. A daily limit that is used up ends all waits."""
@@ -306,8 +317,8 @@ class Gate:
             try:
                 self._daily.check(tokens, now)
             except EndpointError as error:
-                while self._waiting:
-                    turn, _ = self._waiting.popleft()
+                while line := self._line():
+                    turn, _ = line.popleft()
                     if not turn.done():
                         turn.set_exception(error)
                 return True
