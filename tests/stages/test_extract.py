@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import psutil
@@ -311,8 +312,8 @@ def peak(paths, count):
         "import sys; from pathlib import Path; from stillroom.stages.extract import Params, Paths, run;"
         f"run(Paths(*map(Path, sys.argv[1:])), Params(steps={FAST}), 1)"
     )
-    places = [paths.raw, paths.conversations, paths.dropped, paths.metrics]
-    process = subprocess.Popen([sys.executable, "-c", code, *map(str, places)], stderr=subprocess.DEVNULL)
+    places = map(str, astuple(paths))
+    process = subprocess.Popen([sys.executable, "-c", code, *places], stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = status
     assert status == 0
@@ -364,8 +365,7 @@ def test_real_conversations_lose_only_duplicates(paths, tmp_path):
     real = ROOT / "../shared/data/sharegpt"
     if not real.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
-    elsewhere = Paths(real, paths.conversations, paths.dropped, paths.metrics)
-    kept, _, metrics = extracted(elsewhere)
+    kept, _, metrics = extracted(replace(paths, raw=real))
     rows = json.loads((real / "dummy_conversation.json").read_text())
     distinct = {tuple(t["value"] for t in r["conversations"][::2]) for r in rows}
     assert sorted(map(tuple, kept.values())) == sorted(distinct)
