@@ -334,13 +334,14 @@ class Asker:
 
     async def _ask(self, wanted: Query) -> Row:
         """Ask until there is an answer, or until it is clear that there will be none; commit it."""
-        tries = 0
+        number = tries = 0
         while True:
+            number += 1
             asked = self.counts["asked"]
             headers: Mapping[str, str] = {}
             wait, congested = None, False
             try:
-                return await self._attempt(wanted, tries + 1)
+                return await self._attempt(wanted, number)
             except Refused as error:
                 if row := turned_away(wanted, error.status, error.code, error.message):
                     return await self._stored(row)
@@ -358,7 +359,7 @@ class Asker:
             await asyncio.sleep(backoff(tries) if wait is None else wait)
 
     async def _attempt(self, wanted: Query, number: int) -> Row:
-        """Send a query once, when the limits allow; return its committed row."""
+        """Send a query for the number-th time, when the limits allow; return its committed row."""
         if self._failure:
             raise self._failure
         tokens = self.ledger.prompt_tokens(len(wanted.text)) + wanted.body["max_tokens"]
