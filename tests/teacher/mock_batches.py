@@ -32,6 +32,10 @@ class MockBatches:
     """lines of the first batch that are answered before it expires"""
     invalid: bool = False
     """batches end as `failed`, by validation"""
+    queue: int | None = None
+    """most lines of all batches that have not ended; a batch beyond that fails at its first look"""
+    line: str | None = None
+    """of the result files, in place of the first"""
     body: dict | None = None
     """of every answer, in place of a completion"""
     first_delay: float = 0.0
@@ -115,7 +119,10 @@ def _serve(mock, sender):
         return web.json_response({"id": name, "object": "file", "purpose": data["purpose"]})
 
     async def content(request):
-        return web.Response(body=files[request.match_info["id"]])
+        body = files[request.match_info["id"]]
+        if mock.line is not None:
+            body = mock.line.encode() + body[body.index(b"\n") :]
+        return web.Response(body=body)
 
     async def create(request):
         wanted = await request.json()
@@ -133,6 +140,16 @@ def _serve(mock, sender):
         batch = batches[request.match_info["id"]]
         batch["looks"] += 1
         mock.counter.value += 1
+        if mock.queue is not None and batch["status"] == "validating":
+            busy = sum(b["request_counts"]["total"] for b in batches.values() if b["status"] == "in_progress")
+            fits = busy + batch["request_counts"]["total"] <= mock.queue
+            batch["status"] = "in_progress" if fits else "failed"
+            message = f"Enqueued token limit reached. Limit: {mock.queue} enqueued tokens."
+            batch["errors"] = (
+                None if fits else {"data": [{"code": "token_limit_exceeded", "message": message}]}
+            )
+        if batch["status"] == "failed":
+            return web.json_response(batch)
         if batch["looks"] == mock.looks:
             if mock.invalid:
                 batch["status"] = "failed"

@@ -122,6 +122,36 @@ def test_refused_requests_and_batches_end_the_run_in_the_servers_words(serve, tm
             asked(serve(invalid=True).url, cache, requests(5))
 
 
+@pytest.mark.parametrize("line", ['{"custom', "{}", "[]", "7", "null"])
+def test_a_damaged_result_is_shown(serve, tmp_path, line):
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="not a line of a batch's"):
+        asked(serve(line=line).url, cache, requests(5))
+
+
+@pytest.mark.parametrize(("most", "queue"), [(10, 25), (10, 10), (50, 7), (50, 1)])
+def test_batches_wait_for_room_in_the_endpoints_queue(serve, tmp_path, most, queue):
+    server = serve(queue=queue, looks=3)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        answers, _ = asked(server.url, cache, requests(50), batch={"max_requests": most}, max_attempts=1)
+    assert len(answers) == 50
+    assert set(times_bought(server).values()) == {1}
+    assert queue < most or set(server.batches()) == {most}
+    assert len(server.batches()) <= 7 + 2 * 50 // min(most, queue)
+
+
+def test_a_request_that_the_queue_never_takes_ends_the_run_in_the_servers_words(serve, tmp_path):
+    server = serve(queue=0)
+    with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="Enqueued token limit"):
+        asked(server.url, cache, requests(9))
+    assert server.batches()[-1] == 1
+
+
+def test_conversations_in_waves_through_a_narrow_queue_come_out_as_online(serve, tmp_path, online):
+    server = serve(queue=5, fail_first=0.2)
+    assert finished(checkout(tmp_path / "checkout", batched(server))) == online
+    assert set(times_bought(server).values()) == {1}
+
+
 def test_an_endpoint_without_batches_says_the_way_out(start, tmp_path):
     with (
         Cache(tmp_path / "c.duckdb") as cache,

@@ -9,11 +9,15 @@ queries ──▶ JSON Lines file ──▶ /v1/batches ──▶ output and err
 A batch is on record in the cache's file before anybody waits for it, so that a run after a kill collects what
 the one before had bought; its keys are not bought again meanwhile, by whichever run. What a batch did not
 answer is still missing, and so is wanted again in the next wave.
+
+Vendors limit the tokens of all batches that have not ended. A batch that is turned away for that is created
+again when another has ended; one that had the queue to itself is split.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,6 +37,8 @@ from stillroom.teacher.requests import Query, answered, turned_away
 from stillroom.teacher.transport import Refused, address, is_local
 
 ENDED = ("completed", "failed", "expired", "cancelled")
+QUEUE_FULL = "token_limit_exceeded"
+"""the code of a batch that failed since too many tokens are in the endpoint's queue"""
 UPLOADED = "file:"
 """prefix of a record of a file whose batch is about to be created"""
 RETRIES = 6
@@ -75,6 +81,11 @@ class Batches:
         self._say, self._secret, self._variable = say, secret, endpoint.api_key_env
         self._waiting: dict[str, Query] = {}
         self._reserved: dict[str, float] = {}
+        self._most_requests = endpoint.batch.max_requests
+        self._room = math.inf
+        """how many batches may be open"""
+        self._alone: set[str] = set()
+        """batches that were created while no other was open"""
         self._tries: Counter[str] = Counter()
         self._lock = AsyncFileLock(f"{cache.path}.batches")
 
@@ -82,18 +93,23 @@ class Batches:
         """Take queries in; where they fill a batch, it is submitted."""
         for query in queries:
             self._waiting[query.key] = query
-        while len(self._waiting) > self._settings.max_requests:
-            await self._submit()
+        while len(self._waiting) > self._most_requests:
+            await self._step()
 
     async def collect(self) -> None:
         """Submit what is left, and wait until every open batch has ended and its answers are stored."""
-        while self._waiting:
-            await self._submit()
+        while self._waiting or await self._open():
+            await self._step()
+
+    async def _step(self) -> None:
+        """Submit a batch if there is room for one, else see how far the open ones are."""
+        batches = await self._open()
         try:
-            while batches := await self._open():
-                for batch in batches:
-                    await self._look(batch)
-                await asyncio.sleep(self._settings.poll_seconds if await self._open() else 0)
+            if self._waiting and len(batches) < self._room:
+                return await self._submit()
+            for batch in batches:
+                await self._look(batch)
+            await asyncio.sleep(self._settings.poll_seconds if await self._open() else 0)
         except asyncio.CancelledError:
             print("open batches go on at the endpoint: the next run collects them", file=sys.stderr)
             raise
@@ -121,7 +137,7 @@ class Batches:
         size = 0
         for query in list(self._waiting.values()):
             size += len(_line(query))
-            full = len(chosen) == self._settings.max_requests or size > self._settings.max_bytes
+            full = len(chosen) == self._most_requests or size > self._settings.max_bytes
             if chosen and (full or query.path != chosen[0].path):
                 break
             chosen.append(self._waiting.pop(query.key))
@@ -134,6 +150,7 @@ class Batches:
         name = ("stillroom.jsonl", content, "application/jsonl")
         file = await self._asked(self._client.files.create(file=name, purpose="batch"))
         requests = [(query.key, query.text) for query in queries]
+        alone = not await self._open()
         await self._record(UPLOADED + file.id, requests)
         creation = self._client.batches.create(
             input_file_id=file.id,
@@ -144,6 +161,8 @@ class Batches:
         await self._record(batch.id, requests)
         await self._close(UPLOADED + file.id, "created")
         self._reserved[batch.id] = money
+        if alone:
+            self._alone.add(batch.id)
         self._say(f"batch {batch.id}: {len(queries):,} requests")
 
     async def _adopt(self) -> None:
@@ -193,16 +212,34 @@ class Batches:
         self._ledger.release(self._reserved.pop(batch, 0.0), billed=False)
         await self._close(batch, state.status)
         if state.status == "failed" and not failures:
-            failures = [error.message or "" for error in (state.errors.data if state.errors else None) or ()]
+            errors = (state.errors.data if state.errors else None) or []
+            full = any(error.code == QUEUE_FULL for error in errors)
+            if full and (len(missing) > 1 or batch not in self._alone):
+                return await self._turned_away(batch, missing)
+            failures = [error.message or "" for error in errors]
             raise self._error(f"batch {batch} was refused ({'; '.join(failures[:3]) or 'no reason given'})")
+        self._room += 1
         self._count_tries(missing, failures)
+
+    async def _turned_away(self, batch: str, missing: dict[str, str]) -> None:
+        """Take a batch's queries back, to be submitted when another has ended; split one that was alone."""
+        back = {key: Query(key, text, orjson.loads(text)["body"]) for key, text in missing.items()}
+        self._waiting = {**back, **self._waiting}
+        self._room = max(1, len(await self._open()))
+        if batch in self._alone:
+            self._most_requests = (len(missing) + 1) // 2
+        self._say(f"batch {batch}: the endpoint's queue is full")
 
     async def _take(self, content: bytes, missing: dict[str, str], failures: list[str]) -> None:
         """Store the answers of a file; what it answers is no longer missing, what it refuses is a failure."""
         stored = []
         for line in content.splitlines():
-            result = orjson.loads(line)
-            text = missing.get(result["custom_id"])
+            try:
+                result = orjson.loads(line)
+                text = missing.get(result["custom_id"])
+            except (ValueError, LookupError, TypeError):
+                excerpt = line[:200].decode(errors="replace")
+                raise self._error(f"not a line of a batch's results: {excerpt}") from None
             if text is None:
                 continue
             query = Query(result["custom_id"], text, orjson.loads(text)["body"])
