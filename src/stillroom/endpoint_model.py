@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from stillroom.artifacts import read_json, write_json
 from stillroom.errors import InputError
-from stillroom.params import Endpoint, Settings, Teacher
+from stillroom.params import Endpoint, Extra, LimitField, Settings, Teacher
 
 FILE = "endpoint.json"
 
@@ -37,13 +37,17 @@ class EndpointModel(Settings):
     """name that is sent with every request"""
     api: Literal["chat", "completions"] = "chat"
     """chat sends messages; completions sends the text of common.chat_format"""
+    limit_field: LimitField = "max_tokens"
+    """what the endpoint calls max_tokens; OpenAI's reasoning models: max_completion_tokens"""
+    extra: Extra = {}
+    """further fields of a request, e.g. {reasoning_effort: low}; null leaves one of ours out"""
     trained: dict[str, Any] | None = None
     """what it was made of: job, base model, settings, SHA-256 of the data; null where nobody knows"""
 
     @property
     def teacher(self) -> Teacher:
         """The model as those who ask name it, for `stillroom.teacher.client.Asker`."""
-        return Teacher(model=self.model, api=self.api)
+        return Teacher(model=self.model, api=self.api, limit_field=self.limit_field, extra=self.extra)
 
     def reached(self, endpoint: Endpoint) -> Endpoint:
         """How it is reached: the params' endpoint where that is the same address, else with their limits."""

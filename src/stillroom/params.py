@@ -12,10 +12,10 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from stillroom.errors import ParamsError
 from stillroom.stages import STAGES
@@ -27,6 +27,36 @@ WEB = "^https?://[^/@]+(/|$)"
 """an address: without a user or password, which are soon committed; keys come from the environment"""
 SECRET = re.compile(r"//[^/@\s]*@")
 """user and password in an address"""
+
+
+OURS = {
+    "model",
+    "messages",
+    "prompt",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "n",
+    "best_of",
+    "stream",
+    "stream_options",
+    "echo",
+    "logprobs",
+    "top_logprobs",
+}
+"""fields of a request that have settings of their own, or would change what comes back"""
+
+
+def _not_ours(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if ours := sorted(fields.keys() & OURS):
+        raise ValueError(f"{ours[0]} is not among the fields that may be added or left out")
+    return fields
+
+
+LimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
+"""what an endpoint calls the most tokens of an answer"""
+Extra: TypeAlias = Annotated[dict[str, JsonValue], AfterValidator(_not_ours)]
+"""further fields of a request; those that are null are left out"""
 
 
 class Settings(BaseModel):
@@ -70,6 +100,10 @@ class Teacher(Settings):
     """name in the response cache, e.g. to tell a quantised copy apart; null: the model's"""
     api: Literal["chat", "completions"] = "chat"
     """chat sends messages; completions sends the text of common.chat_format"""
+    limit_field: LimitField = "max_tokens"
+    """what the endpoint calls max_tokens; OpenAI's reasoning models: max_completion_tokens"""
+    extra: Extra = {}
+    """further fields of a request, e.g. {reasoning_effort: low}; null leaves one of ours out"""
 
 
 class Price(Settings):

@@ -9,6 +9,7 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mock_server import answer
+from pydantic import ValidationError
 
 from stillroom import chat_format
 from stillroom.artifacts import sha256
@@ -410,6 +411,30 @@ def test_the_key_is_the_hash_of_the_canonical_request():
     assert found.key == sha256(found.text)
     assert json.loads(found.text) == {"version": 1, "teacher": "mock", "sample": 0, "body": found.body}
     assert found.body["seed"] == 3
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_fields_are_added_renamed_and_left_out(api):
+    def sent(**settings):
+        found = query(requests(1)[0], Teacher(model="mock", api=api, **settings), "mock", INST, 3)
+        assert found.max_tokens == GREEDY.max_tokens
+        return found.body
+
+    plain = sent()
+    assert sent(extra={}, limit_field="max_tokens") == plain
+    thinking = {"enable_thinking": False, "budget": None}
+    found = sent(
+        limit_field="max_completion_tokens",
+        extra={"temperature": None, "seed": None, "top_p": 0.5, "chat_template_kwargs": thinking},
+    )
+    left = {name: plain[name] for name in plain.keys() - {"temperature", "seed", "max_tokens"}}
+    assert found == {**left, "max_completion_tokens": 16, "top_p": 0.5, "chat_template_kwargs": thinking}
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n", "messages", "stream", "model"])
+def test_fields_with_settings_of_their_own_cannot_be_added(field):
+    with pytest.raises(ValidationError, match=f"{field} is not among the fields"):
+        Teacher(extra={field: None})
 
 
 def test_the_embedded_teacher_is_known_by_its_content(tmp_path):

@@ -47,11 +47,11 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def recipe(*, endpoint=None, raft=None, evaluate=None, train=None, **block):
+def recipe(*, teacher=TEACHER, endpoint=None, raft=None, evaluate=None, train=None, **block):
     """Write params.yaml: a teacher that nobody can reach, and its price."""
     prices = {"mock": PRICE.model_dump()}
     document = {
-        "common": {"teacher": {"model": "mock"}},
+        "common": {"teacher": teacher.model_dump()},
         "endpoint": {"base_url": "http://127.0.0.1:9/v1", "prices": prices} | (endpoint or {}),
         "distill": {"sampling": SAMPLING.model_dump(), **block},
         "raft": raft or {},
@@ -71,9 +71,9 @@ def conversations(turns):
     return rows
 
 
-def row_of(request, text, finish_reason="stop", tokens=None, seed=42):
+def row_of(request, text, finish_reason="stop", tokens=None, seed=42, teacher=TEACHER):
     """What a teacher would have left in the cache."""
-    made = query(request, TEACHER, "mock", CHAT, seed)
+    made = query(request, teacher, "mock", CHAT, seed)
     prompt = round(len(orjson.dumps(request.messages)) / 3.7)
     return Row(made.key, made.text, text, finish_reason, prompt, tokens or max(1, len(text) // 4))
 
@@ -202,6 +202,18 @@ def test_few_answers_or_answers_under_other_settings_tell_no_lengths(checkout):
     assert of_stage("distill").completion_tokens.high == 11 * 100
     recipe(sampling={"max_tokens": 50, "temperature": 0.0})
     assert of_stage("distill").completion_tokens.high == (ENOUGH + 10) * 50
+
+
+def test_answers_of_a_teacher_that_is_asked_in_its_own_words_tell_lengths(checkout):
+    own = Teacher(
+        model="mock", limit_field="max_completion_tokens", extra={"temperature": None, "top_p": 0.5}
+    )
+    recipe(teacher=own)
+    conversations([[f"turn {i}"] for i in range(ENOUGH + 10)])
+    first = {f"turn {i}" for i in range(ENOUGH)}
+    respond = {"text": "Yes.", "tokens": 7, "teacher": own}
+    bought(distilling(), lambda r: respond, lambda row: any(f'"{t}"' in row.request for t in first))
+    assert of_stage("distill").completion_tokens == Range(70, 70)
 
 
 def test_the_batch_share_and_a_missing_price(checkout):

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from stillroom.artifacts import sha256
 from stillroom.benchmarks.base import Questions, Sample
 from stillroom.errors import ParamsError
-from stillroom.params import Endpoint, Sampling, Settings, Teacher
+from stillroom.params import Endpoint, Extra, LimitField, Sampling, Settings, Teacher
 from stillroom.records import Conversation, Message
 from stillroom.teacher.prompts import PLACEHOLDER, filled
 from stillroom.teacher.requests import Answer, Dialogue, Request
@@ -45,6 +45,10 @@ class Judge(Settings):
     """name in the response cache; null: the model's"""
     max_tokens: Annotated[int, Field(ge=1)] = 16
     """most tokens of a verdict; a model that reasons first needs hundreds"""
+    limit_field: LimitField = "max_tokens"
+    """what the endpoint calls max_tokens; OpenAI's reasoning models: max_completion_tokens"""
+    extra: Extra = {}
+    """further fields of a request, e.g. {reasoning_effort: low}; null leaves one of ours out"""
     prompt: str | None = None
     """the words that ask; null: built in. Other words are other requests: all is judged anew"""
 
@@ -72,7 +76,7 @@ class Judge(Settings):
     @property
     def teacher(self) -> Teacher:
         """The judge as the client knows it."""
-        return Teacher(model=self.model, id=self.id)
+        return Teacher(model=self.model, id=self.id, limit_field=self.limit_field, extra=self.extra)
 
     def request(self, *, first_tokens: int | None = None, **values: str) -> Request:
         """Ask, at temperature 0."""

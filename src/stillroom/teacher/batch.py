@@ -187,7 +187,7 @@ class Batches:
         money = 0.0
         try:
             for query in queries:
-                money += self._ledger.reserve(len(query.text.encode()), query.body["max_tokens"])
+                money += self._ledger.reserve(len(query.text.encode()), query.max_tokens)
         except BudgetError:
             self._ledger.release(money, billed=False)
             raise

@@ -362,7 +362,7 @@ class Asker:
         """Send a query for the number-th time, when the limits allow; return its committed row."""
         if self._failure:
             raise self._failure
-        tokens = self.ledger.prompt_tokens(len(wanted.text)) + wanted.body["max_tokens"]
+        tokens = self.ledger.prompt_tokens(len(wanted.text)) + wanted.max_tokens
         await self._gate.enter(tokens, again=number > 1)
         task = asyncio.current_task()
         assert task is not None
@@ -384,7 +384,7 @@ class Asker:
         if self._failure:
             raise self._failure
         size = len(wanted.text.encode())
-        money = await self.ledger.room(size, wanted.body["max_tokens"])
+        money = await self.ledger.room(size, wanted.max_tokens)
         if self._failure:  # it came while this waited
             self.ledger.release(money, billed=False)
             raise self._failure
@@ -488,7 +488,7 @@ class Asker:
         if status in hints:
             raise self._fail(self._describe(error), hints[status])
         if status < 500 and status not in (408, 409, 425, 429):
-            hint = "settings that the endpoint does not know can be null: top_k, repetition_penalty"
+            hint = "for fields that it does not know there are the teacher's `limit_field` and `extra`"
             raise self._fail(self._describe(error), hint)
 
     def _raise_if_hopeless(self, failure: str, tries: int) -> None:

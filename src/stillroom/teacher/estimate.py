@@ -19,18 +19,18 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import orjson
 
 from stillroom import chat_format, params
 from stillroom.endpoint_model import find
 from stillroom.errors import InputError, ModelError
-from stillroom.params import Endpoint, Price, Teacher
+from stillroom.params import Endpoint, LimitField, Price, Teacher
 from stillroom.progress import Tracker, track
 from stillroom.teacher import prices, snapshot
 from stillroom.teacher.cache import Cache
@@ -66,9 +66,12 @@ FREE = Price(prompt=0, completion=0)
 WINDOW = 4096
 """dialogues that are looked up together"""
 
+DRAWN = {"temperature": "DOUBLE", "top_p": "DOUBLE", "top_k": "INTEGER", "repetition_penalty": "DOUBLE"}
+"""settings of an answer's length beside max_tokens, and their types"""
+
 Side: TypeAlias = Literal["low", "high"]
-Settings: TypeAlias = tuple[int, float, float, int | None, float | None]
-"""max_tokens, temperature, top_p, top_k, repetition_penalty"""
+Settings: TypeAlias = tuple[Any, ...]
+"""max_tokens, temperature, top_p, top_k, repetition_penalty; None of what is not sent"""
 Open: TypeAlias = tuple[Dialogue[Any], Request, float]
 """a dialogue, what it wants to know, and how likely it comes to that"""
 
@@ -306,7 +309,7 @@ def _asked(
     def asked(request: Request) -> Query:
         return query(request, teacher, known_as, chat, settings.seed)
 
-    imagined = Imagination(observations(cache.path, known_as))
+    imagined = Imagination(observations(cache.path, known_as), teacher.extra)
     with cache, track(f"{title}: estimate", None, "dialogues") as tracker:
         count, low, high = bills(dialogues, cache, asked, imagined, tracker)
     batch = endpoint.backend == "batch"
@@ -378,7 +381,8 @@ def _depends(request: Request) -> bool:
 class Imagination:
     """Makes up answers of a teacher that has given others, or none."""
 
-    def __init__(self, observed: dict[Settings, Observed]) -> None:
+    def __init__(self, observed: dict[Settings, Observed], extra: Mapping[str, Any]) -> None:
+        self._extra = extra
         self._observed = {key: seen for key, seen in observed.items() if seen.answers >= ENOUGH}
         self._all = sum(seen.answers for seen in self._observed.values())
         tokens = sum(seen.prompt_tokens for seen in self._observed.values())
@@ -406,7 +410,7 @@ class Imagination:
 
     def whole(self, request: Request, side: Side) -> float:
         """The share of answers after which a dialogue goes on; in the high run all."""
-        seen = self._observed.get(_settings(request))
+        seen = self._observed.get(self._settings(request))
         return seen.least_whole if seen and side == "low" else 1.0
 
     def basis(self) -> list[str]:
@@ -440,25 +444,24 @@ class Imagination:
         """Tokens of an answer."""
         if request.scored is not None:
             return request.sampling.max_tokens
-        self._used.add(settings := _settings(request))
+        self._used.add(settings := self._settings(request))
         seen, most = self._observed.get(settings), request.sampling.max_tokens
         return _end(Range(seen.short, seen.long) if seen else Range(SHORT * most, LONG * most), side)
 
     def _bytes_per_token(self, request: Request, side: Side) -> float:
         """Of an answer."""
-        if seen := self._observed.get(_settings(request)):
+        if seen := self._observed.get(self._settings(request)):
             return seen.completion_bytes / seen.completion_tokens
         return 1 / _end(self._per_byte, side)
+
+    def _settings(self, request: Request) -> Settings:
+        """What answers must share to be comparable in length."""
+        drawn = (self._extra.get(name, getattr(request.sampling, name)) for name in DRAWN)
+        return request.sampling.max_tokens, *drawn
 
 
 def _end(range: Range, side: Side) -> float:
     return range.low if side == "low" else range.high
-
-
-def _settings(request: Request) -> Settings:
-    """What answers must share to be comparable in length."""
-    s = request.sampling
-    return s.max_tokens, s.temperature, s.top_p, s.top_k, s.repetition_penalty
 
 
 @functools.lru_cache(maxsize=64)
@@ -472,23 +475,23 @@ def _template(size: int, questions: int) -> str:
 
 def observations(path: Path, known_as: str) -> dict[Settings, Observed]:
     """What a teacher's answers in a cache file tell, for each set of settings."""
-    names = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
-    types = ("INTEGER", "DOUBLE", "DOUBLE", "INTEGER", "DOUBLE")
-    settings = ", ".join(f"(request->>'$.body.{n}')::{t} AS {n}" for n, t in zip(names, types, strict=True))
+    names = ", ".join(("max_tokens", *DRAWN))
+    limit = ", ".join(f"request->>'$.body.{field}'" for field in get_args(LimitField))
+    drawn = "".join(f", (request->>'$.body.{name}')::{type} AS {name}" for name, type in DRAWN.items())
     found = f"""
-        SELECT {", ".join(names)}, count(*),
+        SELECT {names}, count(*),
             least(quantile_cont(completion_tokens, 0.1), avg(completion_tokens)),
             greatest(quantile_cont(completion_tokens, 0.9), avg(completion_tokens)),
             avg((finish_reason NOT IN {CUT})::INTEGER),
             sum(prompt_tokens)::BIGINT, sum(size)::BIGINT,
             sum(completion_tokens)::BIGINT, sum(strlen(text))::BIGINT
         FROM (
-            SELECT *, {settings},
+            SELECT *, coalesce({limit})::INTEGER AS max_tokens{drawn},
                 strlen(coalesce(request->'$.body.messages', request->'$.body.prompt')) AS size
             FROM responses WHERE {TEACHER} = ? AND prompt_tokens > 0 AND completion_tokens > 0
                 AND json_type(request, '$.body.prompt') IS DISTINCT FROM 'ARRAY'
         )
-        GROUP BY {", ".join(names)}
+        GROUP BY {names}
     """
     with opened(path) as connection:
         rows = connection.execute(found, [known_as]).fetchall()

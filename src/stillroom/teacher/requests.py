@@ -109,6 +109,12 @@ class Query:
         """Where it is sent to, below the base URL."""
         return "/chat/completions" if "messages" in self.body else "/completions"
 
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of the answer."""
+        most: int = self.body.get("max_tokens") or self.body["max_completion_tokens"]
+        return most
+
 
 def identity(teacher: Teacher, folder: Path) -> str:
     """Which teacher this is, for the key: its id or model name; of the embedded one, its folder's content."""
@@ -130,12 +136,12 @@ def query(request: Request, teacher: Teacher, known_as: str, chat: ChatFormat, s
 
 
 def body(request: Request, teacher: Teacher, chat: ChatFormat, seed: int) -> dict[str, Any]:
-    """The JSON that is sent. Settings that are null are left out: absent is not null."""
+    """The JSON that is sent. What is null in the sampling or in `extra` is left out: absent is not null."""
     sampling = request.sampling
     optional = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
     sent: dict[str, Any] = {
         "model": teacher.model,
-        "max_tokens": sampling.max_tokens,
+        teacher.limit_field: sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         **{name: value for name, value in optional.items() if value is not None},
@@ -153,7 +159,8 @@ def body(request: Request, teacher: Teacher, chat: ChatFormat, seed: int) -> dic
     else:
         sent["prompt"] = chat.text(request.messages, prompt=True)
         stop = list(dict.fromkeys([*stop, *chat.stops]))
-    return {**sent, "stop": stop} if stop else sent
+    sent |= {"stop": stop} if stop else {}
+    return {k: v for k, v in (sent | teacher.extra).items() if v is not None} if teacher.extra else sent
 
 
 def answered(query: Query, response: bytes, headers: Mapping[str, str], **provenance: Any) -> Row:
