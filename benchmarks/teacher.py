@@ -32,6 +32,7 @@ from typing import Any
 import orjson
 import psutil
 import yaml
+from peers.conversations import SAMPLING
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "benchmarks" / "peers"
@@ -42,8 +43,6 @@ WORDS_PER_TURN = 150
 """about 1 KB"""
 REQUEST_TOKENS = 540
 """of a prompt and its answer, about; each client's requests are a little longer or shorter"""
-SAMPLING = {"max_tokens": 1024, "temperature": 0.7, "top_p": 1.0}
-"""as in peers/conversations.py"""
 SLOTS = 100
 """requests at a time that a server of limited capacity takes"""
 

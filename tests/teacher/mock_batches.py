@@ -7,6 +7,7 @@ appended to the log, so that a test sees what was bought, and how often.
 """
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import time
@@ -34,6 +35,8 @@ class MockBatches:
     """batches end as `failed`, by validation"""
     queue: int | None = None
     """most lines of all batches that have not ended; a batch beyond that fails at its first look"""
+    widens: bool = False
+    """whether there is room for all once a batch has ended"""
     line: str | None = None
     """of the result files, in place of the first"""
     body: dict | None = None
@@ -61,6 +64,14 @@ class MockBatches:
     def batches(self):
         """Number of lines of every batch that was created."""
         return [json.loads(line)["batch"] for line in self._lines() if '"batch"' in line]
+
+    def at_once(self):
+        """Most batches that were created between two answers, not before the first."""
+        runs = [
+            (created, len(list(run)))
+            for created, run in itertools.groupby('"batch"' in x for x in self._lines())
+        ]
+        return max(size for created, size in runs[1:] if created)
 
     def looked(self):
         """How often somebody has asked after a batch."""
@@ -142,7 +153,8 @@ def _serve(mock, sender):
         mock.counter.value += 1
         if mock.queue is not None and batch["status"] == "validating":
             busy = sum(b["request_counts"]["total"] for b in batches.values() if b["status"] == "in_progress")
-            fits = busy + batch["request_counts"]["total"] <= mock.queue
+            ended = any(b["status"] == "completed" for b in batches.values())
+            fits = busy + batch["request_counts"]["total"] <= mock.queue or (mock.widens and ended)
             batch["status"] = "in_progress" if fits else "failed"
             message = f"Enqueued token limit reached. Limit: {mock.queue} enqueued tokens."
             batch["errors"] = (

@@ -139,6 +139,15 @@ def test_batches_wait_for_room_in_the_endpoints_queue(serve, tmp_path, most, que
     assert len(server.batches()) <= 7 + 2 * 50 // min(most, queue)
 
 
+@pytest.mark.parametrize("widens", [True, False])
+def test_more_batches_are_open_at_once_where_the_queue_has_become_wider(serve, tmp_path, widens):
+    server = serve(queue=5, widens=widens)
+    with Cache(tmp_path / "c.duckdb") as cache:
+        asked(server.url, cache, requests(30), batch={"max_requests": 30})
+    assert set(times_bought(server).values()) == {1}
+    assert (server.at_once() > 2) == widens
+
+
 def test_a_request_that_the_queue_never_takes_ends_the_run_in_the_servers_words(serve, tmp_path):
     server = serve(queue=0)
     with Cache(tmp_path / "c.duckdb") as cache, pytest.raises(EndpointError, match="Enqueued token limit"):

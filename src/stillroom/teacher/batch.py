@@ -215,15 +215,15 @@ class Batches:
             errors = (state.errors.data if state.errors else None) or []
             full = any(error.code == QUEUE_FULL for error in errors)
             if full and (len(missing) > 1 or batch not in self._alone):
-                return await self._turned_away(batch, missing)
+                return await self._take_back(batch, missing)
             failures = [error.message or "" for error in errors]
             raise self._error(f"batch {batch} was refused ({'; '.join(failures[:3]) or 'no reason given'})")
         self._room += 1
         self._count_tries(missing, failures)
 
-    async def _turned_away(self, batch: str, missing: dict[str, str]) -> None:
+    async def _take_back(self, batch: str, missing: dict[str, str]) -> None:
         """Take a batch's queries back, to be submitted when another has ended; split one that was alone."""
-        back = {key: Query(key, text, orjson.loads(text)["body"]) for key, text in missing.items()}
+        back = {key: _query(key, text) for key, text in missing.items()}
         self._waiting = {**back, **self._waiting}
         self._room = max(1, len(await self._open()))
         if batch in self._alone:
@@ -242,7 +242,7 @@ class Batches:
                 raise self._error(f"not a line of a batch's results: {excerpt}") from None
             if text is None:
                 continue
-            query = Query(result["custom_id"], text, orjson.loads(text)["body"])
+            query = _query(result["custom_id"], text)
             row = self._row(query, result, failures)
             if row is not None:
                 del missing[query.key]
@@ -316,6 +316,11 @@ class Batches:
             }
             hint = hints.get(getattr(error, "status_code", 0), KEPT)
             raise self._error(_described(error), hint) from None
+
+
+def _query(key: str, text: str) -> Query:
+    """What was asked, of the record of a batch."""
+    return Query(key, text, orjson.loads(text)["body"])
 
 
 def _line(query: Query) -> bytes:
